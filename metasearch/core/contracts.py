@@ -1,0 +1,221 @@
+"""The protocols that hold the parts together: who calls what, when, and what it may assume.
+
+A part is a class with a nested ``Config`` (see :mod:`metasearch.core.config`), built by ``experiment.py`` as
+``Part(config, **context)`` and found by name through a registry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metasearch.core.space import Space
+from metasearch.core.values import (
+    Batch,
+    Call,
+    Estimate,
+    Evaluation,
+    Failure,
+    Losses,
+    Measurement,
+    Phi,
+    Report,
+    Task,
+    TaskSpec,
+    Tensors,
+)
+
+__all__ = [
+    "Estimator",
+    "Executor",
+    "InnerProblem",
+    "Learner",
+    "Model",
+    "Predictor",
+    "Searcher",
+    "TaskDistribution",
+    "Trial",
+    "TrialFunction",
+]
+
+
+class TaskDistribution(Protocol):
+    """p(T). Built once a worker; its data live on the worker's device."""
+
+    def spec(self, split: str) -> TaskSpec:
+        """Shapes of a split's tasks.
+
+        Raises:
+            ConfigError: if the split does not exist.
+        """
+        ...
+
+    def sample(self, split: str, seeds: NDArray[np.int64]) -> Task:
+        """One task a seed, stacked; the same seed gives the same task whatever its neighbours are."""
+        ...
+
+
+@runtime_checkable
+class Model(Protocol):
+    """A network as a pure function of its parameters, with a leading task axis on all of them."""
+
+    def init(self, seed: int) -> tuple[Tensors, Tensors]:
+        """Fresh parameters and buffers, without the task axis."""
+        ...
+
+    def __call__(self, parameters: Tensors, buffers: Tensors, x: Tensor, *, seeds: NDArray[np.int64] | None = None) -> tuple[Tensor, Tensors]:
+        """Outputs ``[T, n, outputs]`` for ``x [T, n, ...]`` and parameters ``[T, ...]``, and the next buffers ``[T, ...]``.
+
+        ``seeds`` ``[T]`` are for layers that draw (dropout); None switches such layers off.
+        """
+        ...
+
+
+class Predictor(Protocol):
+    """What :meth:`Learner.adapt` returns: an adapted network for each task."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Outputs ``[T, n, outputs]`` for ``x [T, n, ...]``."""
+        ...
+
+
+class Learner(Protocol):
+    """F_phi and the loss it is judged by. Everything it draws comes from the seeds it is given."""
+
+    def init(self, seed: int) -> Phi:
+        """A fresh phi: the tensors and buffers of all learned parts (choices are the searcher's)."""
+        ...
+
+    def evaluate(self, phi: Phi, task: Task, seed: int, *, train: bool = True) -> Losses:
+        """Losses of a group of tasks. ``train`` tells meta-training from validation and test (inner step counts may differ)."""
+        ...
+
+    def adapt(self, phi: Phi, support: Batch, seed: int, steps: int | None = None) -> Predictor:
+        """Runs F_phi on support sets; ``steps`` overrides the number of inner steps at test."""
+        ...
+
+
+@runtime_checkable
+class InnerProblem(Protocol):
+    """A learner with an inner loop, opened: what truncation, checkpointing, Reptile, implicit gradients and PES build on."""
+
+    def n_steps(self, *, train: bool = True) -> int:
+        """Length of the inner loop."""
+        ...
+
+    def begin(self, phi: Phi, task: Task, seed: int) -> Any:
+        """The inner state before the first step: a tree (dicts, tuples) of tensors with a leading task axis."""
+        ...
+
+    def step(self, phi: Phi, task: Task, state: Any, seed: int, *, create_graph: bool = True) -> Any:
+        """The state after one inner step. Which step it is, is part of the state."""
+        ...
+
+    def support_loss(self, phi: Phi, task: Task, state: Any, seed: int) -> Tensor:
+        """``[T]``, the training loss at a state."""
+        ...
+
+    def query_loss(self, phi: Phi, task: Task, state: Any, seed: int) -> Losses:
+        """The losses on the query set at a state (``objective`` and ``query`` are the same there)."""
+        ...
+
+
+class Estimator(Protocol):
+    """What one evaluation computes about L: a value, a gradient, a direction. Pure on the worker, ordered on the driver."""
+
+    gives_gradient: bool
+    """Whether ``combine`` returns a gradient, which gradient searchers need."""
+
+    def calls(self, proposal: int, phi: Any, carried: Sequence[Any] | None, seed: int) -> list[Call]:
+        """The calls of one evaluation, in reduction order. ``phi`` is phi or the executor's reference to it; ``carried`` has
+        one entry a call, from the evaluation before, or is None at the start."""
+        ...
+
+    def measure(self, call: Call) -> Measurement:
+        """Answers one call (on a worker). Repeating it gives the same answer, bit for bit."""
+        ...
+
+    def combine(self, measurements: Sequence[Measurement]) -> tuple[Estimate, list[Any] | None]:
+        """Reduces the answers in call order; also the carried state, one entry a call."""
+        ...
+
+
+class Searcher(Protocol):
+    """An outer decision by ask and tell. Knows numbers and spaces, not learning; never runs anything."""
+
+    needs_gradient: bool
+    """Whether ``tell`` needs evaluations with a gradient."""
+
+    stationary: bool
+    """Whether it assumes that equal proposals have equal values (then it must not be joined with a moving phi)."""
+
+    def setup(self, phi: Phi, space: Space, seed: int) -> None:
+        """Called once, before all else: the part of phi it owns, the space of the choices it owns, and its seed."""
+        ...
+
+    def ask(self, n: int) -> list[Mapping[str, Any]]:
+        """The choices of the next ``n`` proposals (empty mappings for a searcher without choices)."""
+        ...
+
+    def tell(self, evaluations: Sequence[Evaluation]) -> None:
+        """The evaluations of one ask, in its order. States in its docstring what it does with a diverged one."""
+        ...
+
+    def phi(self) -> Phi:
+        """The tensors and buffers it now stands at (empty for a searcher of choices)."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold to continue: a tree of tensors and plain values. A searcher that is rebuilt by asking and
+        telling again returns an empty one."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+class Executor(Protocol):
+    """Where calls run."""
+
+    workers: int
+
+    def put(self, value: Any) -> Any:
+        """A reference to a value that many calls share (phi: one put a step)."""
+        ...
+
+    def map(self, calls: Sequence[Call]) -> Iterator[tuple[Call, Measurement | Failure]]:
+        """Runs calls; yields in completion order. Lost workers are replaced and their calls repeated."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Trial(Protocol):
+    """What a training run is given: its seed and budget, and a way to report, checkpoint and restore."""
+
+    id: int
+    seed: int
+    restored: Path | None
+    """Folder of the newest checkpoint of this trial, or None at its first start."""
+
+    def report(self, step: int, **metrics: float) -> None:
+        """Reports metrics after ``step`` units of budget; a scheduler may stop the run here (by an exception that the
+        training function must let pass)."""
+        ...
+
+    def checkpoint(self) -> Path:
+        """An empty folder to write a checkpoint into; it counts from the next report on."""
+        ...
+
+
+class TrialFunction(Protocol):
+    """A training run as users write it: ``train(config, trial) -> L`` (or metrics with ``L`` among them)."""
+
+    def __call__(self, config: Mapping[str, Any], trial: Trial) -> float | Mapping[str, float]: ...
+
+
+TrialEvent = Report | Measurement | Failure

@@ -1,0 +1,116 @@
+"""Names for parts: what ``type: conv4`` in an experiment file means.
+
+A built-in part is listed by import path, so that reading a file imports only the parts it names. A user's part is
+``module:Class`` or is registered with the decorator; the contract suites, the command line and YAML then know it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from metasearch.core.errors import ConfigError, nearest
+
+T = TypeVar("T")
+
+__all__ = ["KINDS", "Registry", "import_path", "register", "registry", "resolve"]
+
+
+class Registry:
+    """The parts of one kind (``task``, ``model``, ``slot.initialization`` ...), by name."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, Any] = {}
+
+    def add(self, name: str, part: Any) -> None:
+        """Lists a class, or its import path ``module:Class``; a name that is taken is replaced only by the same part.
+
+        Raises:
+            ConfigError: if the name already stands for something else.
+        """
+        present = self._entries.get(name)
+        if present is not None and import_path(present) != import_path(part):
+            raise ConfigError("", f"{self.kind} {name!r} is already registered as {import_path(present)}; choose another name")
+        self._entries[name] = part
+
+    def get(self, name: str, path: str = "") -> Any:
+        """The class behind a name or behind ``module:Class``.
+
+        Raises:
+            ConfigError: at ``path``, with the nearest valid name.
+        """
+        if name in self._entries:
+            entry = self._entries[name]
+            if isinstance(entry, str):
+                entry = self._entries[name] = resolve(entry, path)
+            return entry
+        if ":" in name:
+            return resolve(name, path)
+        raise ConfigError(path, f"unknown {self.kind} {name!r}; {nearest(name, self._entries)}, or 'module:Class' of your own")
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._entries))
+
+
+KINDS: dict[str, Registry] = {}
+"""All registries by kind."""
+
+
+def registry(kind: str) -> Registry:
+    """The registry of a kind, made at its first mention (so a new slot needs no edit here)."""
+    return KINDS.setdefault(kind, Registry(kind))
+
+
+def register(kind: str, name: str) -> Callable[[T], T]:
+    """Class decorator: makes ``type: name`` mean this class wherever a part of this kind is expected.
+
+    >>> from metasearch.core.registry import register, registry
+    >>> @register("task", "doctest-only")
+    ... class Mine: ...
+    >>> registry("task").get("doctest-only") is Mine
+    True
+    """
+
+    def add(part: T) -> T:
+        registry(kind).add(name, part)
+        return part
+
+    return add
+
+
+def import_path(part: Any) -> str:
+    """``module:QualifiedName`` of a class or function; text is returned as it is.
+
+    >>> import_path(dict)
+    'builtins:dict'
+    """
+    if isinstance(part, str):
+        return part
+    return f"{part.__module__}:{part.__qualname__}"
+
+
+def resolve(reference: str, path: str = "") -> Any:
+    """The object that ``module:Name`` names.
+
+    Raises:
+        ConfigError: at ``path``, if the module or the name in it does not exist, with the search path that was used.
+    """
+    module_name, _, attribute = reference.partition(":")
+    try:
+        target: Any = sys.modules["__main__"] if module_name == "__main__" else importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and not module_name.startswith(error.name):
+            raise
+        places = ", ".join(entry or "." for entry in sys.path[:4])
+        raise ConfigError(path, f"no module {module_name!r} (looked in {places} ...); give 'module:Name' with the module importable") from None
+    for part in attribute.split("."):
+        if not hasattr(target, part):
+            raise ConfigError(path, f"module {module_name!r} has no {attribute!r}; {nearest(attribute, [n for n in vars(target) if not n.startswith('_')])}")
+        target = getattr(target, part)
+    return target
