@@ -6,7 +6,7 @@ A part is a class with a nested ``Config`` (see :mod:`metasearch.core.config`), 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -37,6 +37,7 @@ __all__ = [
     "Learner",
     "Model",
     "Predictor",
+    "Program",
     "Searcher",
     "TaskDistribution",
     "Trial",
@@ -178,8 +179,23 @@ class Searcher(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
+class Program(Protocol):
+    """What a worker holds: everything built once from the resolved experiment (data on the device, networks, estimators)."""
+
+    def measure(self, call: Call) -> Measurement:
+        """Answers a function call; pure."""
+        ...
+
+    def run(self, call: Call, trial: Trial) -> Measurement:
+        """Carries out a training run, reporting through ``trial``."""
+        ...
+
+
 class Executor(Protocol):
-    """Where calls run."""
+    """Where calls run. Built from ``setup``, a picklable function without arguments that makes a worker's :class:`Program`.
+
+    A lost worker is replaced and its calls are repeated; a call ends in exactly one measurement or failure.
+    """
 
     workers: int
 
@@ -187,11 +203,17 @@ class Executor(Protocol):
         """A reference to a value that many calls share (phi: one put a step)."""
         ...
 
-    def map(self, calls: Sequence[Call]) -> Iterator[tuple[Call, Measurement | Failure]]:
-        """Runs calls; yields in completion order. Lost workers are replaced and their calls repeated."""
+    def submit(self, call: Call) -> None:
+        """Queues a call; never blocks."""
         ...
 
-    def close(self) -> None: ...
+    def wait(self, timeout_s: float | None = None) -> list[tuple[Call, Report | Measurement | Failure]]:
+        """What has arrived since, in order of arrival; blocks until there is something or the time is over (then empty)."""
+        ...
+
+    def close(self) -> None:
+        """Ends the workers; calls in flight are dropped."""
+        ...
 
 
 class Trial(Protocol):
@@ -217,5 +239,3 @@ class TrialFunction(Protocol):
 
     def __call__(self, config: Mapping[str, Any], trial: Trial) -> float | Mapping[str, float]: ...
 
-
-TrialEvent = Report | Measurement | Failure
