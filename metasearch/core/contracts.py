@@ -92,8 +92,9 @@ class Learner(Protocol):
         """A fresh phi: the tensors and buffers of all learned parts (choices are the searcher's)."""
         ...
 
-    def evaluate(self, phi: Phi, task: Task, seed: int, *, train: bool = True) -> Losses:
-        """Losses of a group of tasks. ``train`` tells meta-training from validation and test (inner step counts may differ)."""
+    def evaluate(self, phi: Phi, task: Task, seed: int, *, train: bool = True, create_graph: bool = True) -> Losses:
+        """Losses of a group of tasks. ``train`` tells meta-training from validation and test (inner step counts may differ);
+        without ``create_graph`` the gradients inside F_phi are constants (first order, and all that a value needs)."""
         ...
 
     def adapt(self, phi: Phi, support: Batch, seed: int, steps: int | None = None) -> Predictor:
@@ -165,6 +166,11 @@ class Searcher(Protocol):
 
     def tell(self, evaluations: Sequence[Evaluation]) -> None:
         """The evaluations of one ask, in its order. States in its docstring what it does with a diverged one."""
+        ...
+
+    def replay(self, evaluations: Sequence[Evaluation]) -> None:
+        """Like ``tell``, on the way to a checkpoint: a searcher that is rebuilt by asking and telling again learns from the
+        recorded values; one whose state the checkpoint holds does nothing."""
         ...
 
     def phi(self) -> Phi:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
+from metasearch.core.config import validate
 from metasearch.core.errors import ConfigError, nearest
 
 T = TypeVar("T")
 
-__all__ = ["KINDS", "Registry", "import_path", "register", "registry", "resolve"]
+__all__ = ["ADAPTERS", "KINDS", "Registry", "build", "import_path", "register", "registry", "resolve"]
 
 
 class Registry:
@@ -36,12 +37,14 @@ class Registry:
             raise ConfigError("", f"{self.kind} {name!r} is already registered as {import_path(present)}; choose another name")
         self._entries[name] = part
 
-    def get(self, name: str, path: str = "") -> Any:
-        """The class behind a name or behind ``module:Class``.
+    def get(self, name: Any, path: str = "") -> Any:
+        """The class behind a name or behind ``module:Class``; a class stands for itself.
 
         Raises:
             ConfigError: at ``path``, with the nearest valid name.
         """
+        if not isinstance(name, str):
+            return name
         if name in self._entries:
             entry = self._entries[name]
             if isinstance(entry, str):
@@ -60,6 +63,9 @@ class Registry:
 
 KINDS: dict[str, Registry] = {}
 """All registries by kind."""
+
+ADAPTERS: dict[str, list[Callable[[Any, dict[str, Any]], tuple[Any, dict[str, Any]]]]] = {}
+"""For a kind, functions that turn a foreign class (an ``nn.Module`` as a model) and its settings into a part of ours."""
 
 
 def registry(kind: str) -> Registry:
@@ -82,6 +88,34 @@ def register(kind: str, name: str) -> Callable[[T], T]:
         return part
 
     return add
+
+
+def build(kind: str, settings: Mapping[str, Any] | str, path: str = "", **context: Any) -> Any:
+    """The part that a block of an experiment file describes: ``{type: name, **settings}`` or just its name.
+
+    Args:
+        kind: registry to look in.
+        settings: the block; ``type`` chooses the class, the rest is checked by its ``Config``.
+        path: dotted path of the block, for messages.
+        context: what parts of this kind are built from besides their settings.
+
+    Raises:
+        ConfigError: naming the offending key by its full path.
+    """
+    block = {"type": settings} if isinstance(settings, str) else dict(settings)
+    if "type" not in block:
+        raise ConfigError(f"{path}.type" if path else "type", f"is required: which {kind}? {nearest('', registry(kind))}")
+    part = registry(kind).get(block.pop("type"), f"{path}.type" if path else "type")
+    for hook in ADAPTERS.get(kind, ()):
+        part, block = hook(part, block)
+    try:
+        if not hasattr(part, "Config"):  # a user's plain class takes its settings as keyword arguments
+            return part(**block)
+        return part(validate(part.Config, block, path), **context)
+    except ConfigError as error:
+        raise error if not path or error.path.startswith(path) else error.under(path) from None
+    except TypeError as error:
+        raise ConfigError(path, f"{import_path(part)} cannot be built from {block}: {error}") from error
 
 
 def import_path(part: Any) -> str:

@@ -1,0 +1,26 @@
+"""The slots of an inner loop: parts of learning that are fixed or learned.
+
+To add one, subclass :class:`Component`, give it a nested ``Config`` and register it under ``slot.<name of the slot>``; a slot
+name that nobody used before is a new slot.
+"""
+
+from metasearch.components.base import SLOTS, Component, Context
+from metasearch.core.registry import registry
+
+__all__ = ["SLOTS", "Component", "Context"]
+
+_BUILT_IN = {
+    "slot.initialization": {
+        "tensors": "metasearch.components.initialization:LearnedInitialization",
+        "random": "metasearch.components.initialization:RandomInitialization",
+    },
+    "slot.update_rule": {"sgd": "metasearch.components.update_rule:Sgd"},
+    "slot.learning_rates": {
+        "fixed": "metasearch.components.learning_rates:FixedRate",
+        "shared": "metasearch.components.learning_rates:SharedRate",
+        "per_parameter": "metasearch.components.learning_rates:PerParameterRates",
+    },
+}
+for _kind, _parts in _BUILT_IN.items():
+    for _name, _path in _parts.items():
+        registry(_kind).add(_name, _path)

@@ -1,0 +1,12 @@
+"""What one evaluation computes about L: a value, a gradient, a direction."""
+
+from metasearch.core.registry import registry
+
+__all__: list[str] = []
+
+for _name, _path in {
+    "value": "metasearch.estimators.value:Value",
+    "backprop": "metasearch.estimators.backprop:Backprop",
+    "first_order": "metasearch.estimators.backprop:FirstOrder",
+}.items():
+    registry("estimator").add(_name, _path)

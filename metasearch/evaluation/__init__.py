@@ -1,0 +1,12 @@
+"""The held-out protocol: validation, test, baselines and their intervals."""
+
+from metasearch.core.registry import registry
+
+__all__: list[str] = []
+
+for _name, _path in {
+    "random": "metasearch.evaluation.baselines:RandomInitialization",
+    "pretrained": "metasearch.evaluation.baselines:Pretrained",
+    "nearest_neighbour": "metasearch.evaluation.baselines:NearestNeighbour",
+}.items():
+    registry("baseline").add(_name, _path)

@@ -1,0 +1,143 @@
+"""The few-shot convolutional network: blocks of 3x3 convolution, batch norm, ReLU and halving, then a linear head.
+
+References: Vinyals et al. 2016 (arXiv 1606.04080), Sec. 4.1, with max-pooling; Finn, Abbeel, Levine 2017 (arXiv
+1703.03400), Sec. 5.2 and its published code, for Omniglot with strided convolutions and a mean over the last map.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor, nn
+
+from metasearch.core import config
+from metasearch.core.errors import ConfigError
+from metasearch.core.registry import register
+from metasearch.core.values import TaskSpec, Tensors
+from metasearch.models import functional
+from metasearch.models.initial import Initializer, parameter_shapes
+from metasearch.models.norm import Affine, BatchNorm
+
+__all__ = ["Conv4"]
+
+
+@register("model", "conv4")
+class Conv4:
+    """Convolutional blocks over a leading task axis.
+
+    Args:
+        config: settings.
+        spec: shapes of the tasks; the input must be ``(channels, height, width)``.
+
+    Raises:
+        ConfigError: if the input is not an image, or vanishes before the last block.
+
+    Parameters are named ``blocks.0.conv.weight``, ``blocks.0.norm.bias`` ... ``head.weight``, ``head.bias``.
+    """
+
+    traceable = True
+    """A fixed sequence of tensor operations: it may be recorded once and compiled."""
+
+    class Config(config.Config):
+        """Args:
+        filters: channels of every block.
+        blocks: how many blocks.
+        pool: ``none`` halves by strided convolution, ``max`` by 2x2 max-pooling after the ReLU (an odd last row is dropped).
+        stride: of the convolutions; 2 without pooling and 1 with it where not given.
+        norm: ``batch`` (statistics of the batch at hand, always) or ``none``.
+        affine: which parameters the norm has; ``bias`` is what the published code of MAML has.
+        conv_bias: whether convolutions have a bias; only without norm where not given (before a norm it has no effect).
+        head: ``mean`` averages the last map over its pixels, ``flatten`` keeps them as features.
+        head_std: standard deviation of a normal initial head; Xavier where not given.
+        """
+
+        filters: int = Field(64, ge=1)
+        blocks: int = Field(4, ge=1)
+        pool: Literal["none", "max"] = "none"
+        stride: Literal[1, 2] | None = None
+        norm: Literal["batch", "none"] = "batch"
+        affine: Affine = "both"
+        conv_bias: bool | None = None
+        head: Literal["mean", "flatten"] = "mean"
+        head_std: float | None = Field(None, gt=0)
+
+    def __init__(self, config: Config, spec: TaskSpec) -> None:
+        if len(spec.input_shape) != 3:
+            raise ConfigError("model", f"conv4 needs images (channels, height, width), these tasks have inputs {spec.input_shape}; use mlp")
+        self.config, self.outputs = config, spec.outputs
+        self.stride = config.stride or (1 if config.pool == "max" else 2)
+        self.conv_bias = config.norm == "none" if config.conv_bias is None else config.conv_bias
+        self.channels = [spec.input_shape[0]] + [config.filters] * config.blocks
+        height, width = spec.input_shape[1:]
+        for _ in range(config.blocks):
+            height, width = (self._halve(pixels) for pixels in (height, width))
+        if min(height, width) < 1:
+            raise ConfigError("model.blocks", f"an image of {spec.input_shape[1:]} pixels vanishes in {config.blocks} blocks; use fewer")
+        self.features = config.filters * (height * width if config.head == "flatten" else 1)
+
+    def _halve(self, pixels: int) -> int:
+        pixels = (pixels - 1) // self.stride + 1
+        return pixels // 2 if self.config.pool == "max" else pixels
+
+    def init(self, seed: int) -> tuple[Tensors, Tensors]:
+        """Xavier-uniform kernels and head (or a normal head), norms at the identity, biases 0; there are no buffers."""
+        draw = Initializer(seed)
+        std = self.config.head_std
+        parameters: Tensors = {}
+        for name, shape in parameter_shapes(self.module).items():
+            if len(shape) == 1:
+                parameters[name] = torch.ones(shape) if name.endswith("norm.weight") else torch.zeros(shape)
+            elif name == "head.weight" and std is not None:
+                parameters[name] = draw.normal(*shape, std=std)
+            else:
+                parameters[name] = draw.xavier_uniform(*shape)
+        return parameters, {}
+
+    def __call__(self, parameters: Tensors, buffers: Tensors, x: Tensor, *, seeds: NDArray[np.int64] | None = None) -> tuple[Tensor, Tensors]:
+        """Logits ``[T, n, outputs]`` of ``x [T, n, C, H, W]``; nothing is drawn, so ``seeds`` have no effect."""
+        for block in range(self.config.blocks):
+            name = f"blocks.{block}"
+            x = functional.conv2d(x, parameters[f"{name}.conv.weight"], parameters.get(f"{name}.conv.bias"), stride=self.stride, padding=1)
+            if self.config.norm == "batch":
+                x = functional.batch_norm(x, parameters.get(f"{name}.norm.weight"), parameters.get(f"{name}.norm.bias"))
+            x = torch.relu(x)
+            if self.config.pool == "max":
+                x = functional.max_pool2d(x)
+        x = x.mean((-2, -1)) if self.config.head == "mean" else x.flatten(2)
+        return functional.linear(x, parameters["head.weight"], parameters["head.bias"]), buffers
+
+    def module(self) -> nn.Module:
+        """An ordinary module of this architecture, for one task; its ``state_dict`` has the names of the parameters."""
+        return _Conv4Module(self)
+
+
+class _Block(nn.Module):
+    def __init__(self, model: Conv4, inputs: int) -> None:
+        super().__init__()
+        filters = model.config.filters
+        self.conv = nn.Conv2d(inputs, filters, 3, stride=model.stride, padding=1, bias=model.conv_bias)
+        self.norm = BatchNorm(filters, model.config.affine) if model.config.norm == "batch" else nn.Identity()
+        self.pool = nn.MaxPool2d(2) if model.config.pool == "max" else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled: Tensor = self.pool(torch.relu(self.norm(self.conv(x))))
+        return pooled
+
+
+class _Conv4Module(nn.Module):
+    def __init__(self, model: Conv4) -> None:
+        super().__init__()
+        self.mean = model.config.head == "mean"
+        self.blocks = nn.ModuleList(_Block(model, inputs) for inputs in model.channels[:-1])
+        self.head = nn.Linear(model.features, model.outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[n, outputs]`` of ``x [n, C, H, W]``."""
+        for block in self.blocks:
+            x = block(x)
+        logits: Tensor = self.head(x.mean((-2, -1)) if self.mean else x.flatten(1))
+        return logits
