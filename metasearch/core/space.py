@@ -188,6 +188,8 @@ def substitute(tree: Any, choices: Mapping[str, Any]) -> Any:
 _ABSENT = object()
 """Stands for a range whose condition does not hold."""
 
+_TWICE = "two ranges have this name; write it nested or with dots, not both"
+
 
 def _extract(tree: Any, path: str, searcher: str | None, when: When, found: Found) -> Any:
     """The template of a (sub)tree at ``path`` that exists under ``when``; its ranges are added to ``found``."""
@@ -197,7 +199,7 @@ def _extract(tree: Any, path: str, searcher: str | None, when: When, found: Foun
         plain = Choice(tuple(dimension.values()), dimension.when) if isinstance(dimension, Choice) else dimension
         hole = Hole(path, conditioned(plain, when))
         if path in found:
-            raise ConfigError(path, "two ranges have this name; write it nested or with dots, not both")
+            raise ConfigError(path, _TWICE)
         found[path] = (hole.dimension, owner)
         if isinstance(dimension, Choice):
             hole = replace(hole, options=_options(path, dimension, owner, hole.dimension.when or {}, found))
@@ -218,7 +220,7 @@ def _options(path: str, choice: Choice, searcher: str | None, when: When, found:
         for option, condition, inner in zip(choice.options, conditions, apart, strict=True)
     ]
     for index, (label, option) in enumerate(zip(choice.values(), choice.options, strict=True)):
-        if any(_clash(apart[index], other, path) for other in apart):
+        if path in apart[index] or any(_clash(apart[index], other, path) for other in apart):
             named: Found = {}
             below = _below(path, str(label).removeprefix("#"))
             templates[index] = _extract(option, below, searcher, conditions[index], named)
@@ -232,9 +234,8 @@ def _clash(one: Found, other: Found, parent: str) -> bool:
     """Whether two options have different ranges of one name."""
 
     def bare(entry: tuple[Dimension, str | None]) -> tuple[Dimension, str | None]:
-        return under(
-            entry[0], {name: values for name, values in (entry[0].when or {}).items() if name != parent}
-        ), entry[1]
+        dimension, owner = entry
+        return under(dimension, {name: v for name, v in (dimension.when or {}).items() if name != parent}), owner
 
     return any(name in other and bare(other[name]) != bare(entry) for name, entry in one.items())
 
@@ -244,7 +245,7 @@ def _merge(inner: Found, parent: str, found: Found) -> None:
     for name, (dimension, owner) in inner.items():
         now, before = dimension.when or {}, found[name][0].when or {} if name in found else {}
         if name in found and parent not in before:
-            raise ConfigError(name, "two ranges have this name; write it nested or with dots, not both")
+            raise ConfigError(name, _TWICE)
         found[name] = (under(dimension, {**now, parent: (*before.get(parent, ()), *now[parent])}), owner)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ class PixelNearestNeighbour:
     Args:
         config: no settings.
         spec: shapes of the tasks.
+        choices: none are looked at.
 
     Raises:
         UnsupportedError: for tasks that are not classification.
@@ -32,7 +34,7 @@ class PixelNearestNeighbour:
 
     traceable = False
 
-    def __init__(self, config: Any, spec: TaskSpec) -> None:
+    def __init__(self, config: Any, spec: TaskSpec, choices: Mapping[str, Any] | None = None) -> None:
         if spec.kind != "classification":
             raise UnsupportedError("learner", f"nearest_neighbour needs classification tasks, got {spec.kind!r}")
         self.spec = spec

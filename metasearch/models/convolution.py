@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from metasearch.models.product import product
+
 __all__ = ["conv2d"]
 
 Geometry = tuple[int, int, int]
@@ -48,7 +50,7 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int
     if rows < 1 or columns < 1:
         raise ValueError(f"a {kernel}x{kernel} kernel does not fit {height}x{width} pixels padded by {padding}; use fewer blocks or larger images")
     patches = _Unfold.apply(x.permute(0, 1, 3, 4, 2), geometry)
-    y = torch.bmm(patches, _Pack.apply(weight))
+    y = product(patches, _Pack.apply(weight))
     if bias is not None:
         y = y + bias.unsqueeze(1)
     return y.reshape(tasks, n, rows, columns, outputs).permute(0, 1, 4, 2, 3)
@@ -95,8 +97,9 @@ def _fold(patches: Tensor, shape: tuple[int, ...], geometry: Geometry) -> Tensor
         assert total is not None
         return total
 
-    rows_of_phases = [torch.stack([phase(a, b) for b in range(stride)], dim=4) for a in range(stride)]  # [T, n, tall, wide, s, C] each
-    image = torch.stack(rows_of_phases, dim=3).reshape(tasks, n, tall * stride, wide * stride, channels)
+    phases = torch.cat([phase(a, b) for a in range(stride) for b in range(stride)], dim=-1)
+    grid = phases.reshape(tasks, n, tall, wide, stride, stride, channels).permute(0, 1, 2, 4, 3, 5, 6)
+    image = grid.reshape(tasks, n, tall * stride, wide * stride, channels)
     return image[:, :, padding : padding + height, padding : padding + width]
 
 

@@ -21,7 +21,6 @@ _BITS = 22
 
 _HALF = 1 << (_BITS - 1)
 _LOW_BITS = 11
-_CHUNK = 1024
 
 
 @lru_cache(maxsize=8)
@@ -55,23 +54,13 @@ def shrink_ink(ink: NDArray[np.uint8], new_size: int) -> NDArray[np.uint8]:
 
     Returns:
         ``[n, new_size, new_size]`` uint8, 255 = ink: what Pillow makes of the image with ink stored as 0 and paper as
-        255, in mode ``L`` with ``LANCZOS``, and then inverted (255 minus the value).
+        255, in mode ``L`` with ``LANCZOS``, and then inverted (255 minus the value). Fastest for some 100 drawings a call,
+        whose intermediate pictures stay in the processor's cache.
     """
-    size = ink.shape[-1]
+    n, size, _ = ink.shape
     if size == new_size:
         return np.asarray(ink * np.uint8(255))
     weights = lanczos_weights(size, new_size)
-    out = np.empty((ink.shape[0], new_size, new_size), dtype=np.uint8)
-    for start in range(0, ink.shape[0], _CHUNK):
-        part = ink[start : start + _CHUNK]
-        out[start : start + _CHUNK] = _shrink(part, weights)
-    return out
-
-
-def _shrink(ink: NDArray[np.uint8], weights: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """One chunk of :func:`shrink_ink`: columns, then rows, each with Pillow's rounding."""
-    n, size, _ = ink.shape
-    new_size = weights.shape[1]
     inked = ink.reshape(n * size, size).astype(np.float32) @ weights.astype(np.float32)
     total = weights.sum(axis=0).astype(np.int32)
     narrow = _to_pixels(255 * (total - inked.astype(np.int32))).reshape(n, size, new_size)

@@ -1,0 +1,19 @@
+"""phi on disk: a manifest, and tensors in the safetensors format. No pickle, and no import of anybody's code."""
+
+from metasearch.artifacts.manifest import FORMAT, Manifest, Provenance, TensorInfo, current_versions
+from metasearch.artifacts.references import refuse_user_code, user_references
+from metasearch.artifacts.store import StoredPhi, check_fits, load, save
+
+__all__ = [
+    "FORMAT",
+    "Manifest",
+    "Provenance",
+    "StoredPhi",
+    "TensorInfo",
+    "check_fits",
+    "current_versions",
+    "load",
+    "refuse_user_code",
+    "save",
+    "user_references",
+]

@@ -1,0 +1,455 @@
+"""The outer loop: ask, journal, evaluate, journal, tell, validate, checkpoint.
+
+The journal is written before anything acts on what it says, so that after a stop at any moment the loop can be walked again
+along the record: what the record has is not computed again for a searcher of values, and is computed again and compared for
+a searcher of gradients (from the newest checkpoint on).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from metasearch.core import seeds as seeding
+from metasearch.core.contracts import Executor, Searcher
+from metasearch.core.errors import ExecutionError, ResumeError
+from metasearch.core.values import Call, Estimate, Evaluation, Failure, Measurement, Phi, Proposal, Report, fingerprint
+
+__all__ = ["Controller", "Evaluator", "Plan", "Record", "Store", "Validate"]
+
+Record = dict[str, Any]
+
+
+class Evaluator(Protocol):
+    """The estimator as the driver sees it."""
+
+    gives_gradient: bool
+    carries: bool
+    shard: int
+
+    def calls(self, proposal: int, phi: Any, carried: Sequence[Any] | None, seed: int) -> list[Call]: ...
+
+    def combine(self, measurements: Sequence[Measurement]) -> tuple[Estimate, list[Any] | None]: ...
+
+
+class Journal(Protocol):
+    """Where the record goes; an append is on disk when it returns."""
+
+    @property
+    def elapsed(self) -> float: ...
+
+    def append(self, type: str, /, **fields: Any) -> Record: ...
+
+
+class Store(Protocol):
+    """Where checkpoints go."""
+
+    def save_checkpoint(self, step: int, tree: Any, *, best: bool = False) -> Path: ...
+
+
+Validate = Callable[[Phi, int], Mapping[str, Any]]
+"""Measures phi on held-out tasks: the fields of a ``validation`` record."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the loop is told.
+
+    Args:
+        seed: seed of the search; everything drawn derives from it.
+        batch: proposals in one ask.
+        in_flight: asks worked on at a time.
+        steps, evaluations, seconds: the budget, whichever ends first.
+        validate_every: outer steps between validations; None for no validation.
+        select: ``L`` (lowest is best) or a metric (highest is best).
+        checkpoint_every: outer steps between checkpoints.
+        max_failures: failed proposals in a row that end a search over choices.
+    """
+
+    seed: int
+    batch: int = 1
+    in_flight: int = 1
+    steps: int | None = None
+    evaluations: int | None = None
+    seconds: float | None = None
+    validate_every: int | None = None
+    select: str = "L"
+    checkpoint_every: int = 100
+    max_failures: int = 5
+
+
+@dataclass
+class Ask:
+    """Proposals that were asked for together and are told together, and what has arrived for them."""
+
+    step: int
+    proposals: list[Proposal]
+    evaluations: dict[int, Evaluation] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        return len(self.evaluations) == len(self.proposals)
+
+    def in_order(self) -> list[Evaluation]:
+        return [self.evaluations[proposal.id] for proposal in self.proposals]
+
+
+class Controller:
+    """Lowers L(phi) with a searcher, an estimator and an executor.
+
+    Args:
+        searcher: set up already.
+        estimator: the evaluation, as the driver sees it.
+        executor: where calls run.
+        journal: the record.
+        store: where checkpoints go.
+        plan: seed, budget and intervals.
+        history: the journal's records so far (empty for a new run).
+        checkpoint: what the newest checkpoint holds, or None.
+        validate: measures phi on held-out tasks.
+        on_best: called with phi and the validation record whenever validation improves.
+        on_record: called with every record, old ones not included (tracking and displays feed on it).
+    """
+
+    def __init__(
+        self,
+        searcher: Searcher,
+        estimator: Evaluator,
+        executor: Executor,
+        journal: Journal,
+        store: Store,
+        plan: Plan,
+        *,
+        history: Iterable[Record] = (),
+        checkpoint: Mapping[str, Any] | None = None,
+        validate: Validate | None = None,
+        on_best: Callable[[Phi, Record], None] | None = None,
+        on_record: Callable[[Record], None] | None = None,
+    ) -> None:
+        self.searcher, self.estimator, self.executor = searcher, estimator, executor
+        self.journal, self.store, self.plan = journal, store, plan
+        self._history = list(history)
+        self._checkpoint = checkpoint
+        self._validate, self._on_best, self._on_record = validate, on_best, on_record
+        self.step = 0
+        self.asked = 0
+        self.best: Record | None = None
+        self.stopping = False
+        self._proposed = 0
+        self._open: list[Ask] = []
+        self._calls: dict[tuple[int, int], Call] = {}
+        self._answers: dict[int, dict[int, Measurement]] = {}
+        self._carried: list[Any] | None = None
+        self._reported = {(one["id"], one["step"]) for one in self._history if one["type"] == "report"}
+        self._reports: dict[int, list[Report]] = {}
+        self._saved = -1
+        self._failures = 0
+        self._known = {(one["type"], one["step"]): one for one in self._history if one["type"] == "validation"}
+
+    def stop(self) -> None:
+        """Asks the loop to end after the step in flight, with a checkpoint (what Ctrl-C does)."""
+        self.stopping = True
+
+    def run(self) -> None:
+        """Walks along the record, then goes on until the budget is spent or :meth:`stop` is called.
+
+        Raises:
+            ResumeError: if walking along the record gives something else than the record says.
+            ExecutionError: if a call failed and repeating it would not help.
+            DivergedError: if the searcher gave up on a non-finite L.
+        """
+        self._walk()
+        for ask in self._open:
+            self._dispatch(ask)
+        while True:
+            while not self.stopping and len(self._open) < self.plan.in_flight and self._may_ask():
+                self._ask()
+            if not self._open or (self.stopping and self._interruptible()):
+                break
+            for call, outcome in self.executor.wait():
+                self._take(call, outcome)
+        self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """Saves what the next driver continues from: searcher, carried state, and how far they are."""
+        if self.step == self._saved:
+            return
+        phi = self.searcher.phi()
+        tree = {
+            "step": self.step,
+            "searcher": self.searcher.state_dict(),
+            "carried": self._carried,
+            "phi": {"tensors": phi.tensors, "buffers": phi.buffers},
+        }
+        path = self.store.save_checkpoint(self.step, tree, best=self.best is not None and self.best["step"] == self.step)
+        self._saved = self.step
+        if not any(one["type"] == "checkpoint" and one["step"] == self.step for one in self._history):
+            self._record("checkpoint", step=self.step, path=f"checkpoints/{path.name}")
+
+    # The budget
+
+    def _may_ask(self) -> bool:
+        plan = self.plan
+        return (
+            (plan.steps is None or self.asked < plan.steps)
+            and (plan.evaluations is None or self._proposed < plan.evaluations)
+            and (plan.seconds is None or self.journal.elapsed < plan.seconds)
+        )
+
+    def _interruptible(self) -> bool:
+        """Whether open proposals may be left to the next driver: those of long evaluations, not a step in flight."""
+        return self.plan.in_flight > 1
+
+    # Asking
+
+    def _ask(self) -> None:
+        ask = self._propose()
+        self._record(
+            "ask",
+            step=ask.step,
+            proposals=[{"id": one.id, "seed": one.seed, "choices": dict(one.choices)} for one in ask.proposals],
+        )
+        self._open.append(ask)
+        self._dispatch(ask)
+
+    def _propose(self, n: int | None = None) -> Ask:
+        left = math.inf if self.plan.evaluations is None else self.plan.evaluations - self._proposed
+        count = int(min(self.plan.batch, left)) if n is None else n
+        chosen = self.searcher.ask(count)
+        proposals = [
+            Proposal(self._proposed + index, seeding.derive(self.plan.seed, "evaluation", self._proposed + index), choices)
+            for index, choices in enumerate(chosen)
+        ]
+        ask = Ask(self.asked, proposals)
+        self.asked += 1
+        self._proposed += count
+        return ask
+
+    def _dispatch(self, ask: Ask) -> None:
+        for proposal in ask.proposals:
+            if proposal.id not in ask.evaluations:
+                self._submit(proposal)
+
+    def _submit(self, proposal: Proposal) -> None:
+        phi = self.searcher.phi()
+        reference = self.executor.put(phi.replace(choices={**phi.choices, **proposal.choices}))
+        self._answers[proposal.id] = {}
+        for call in self.estimator.calls(proposal.id, reference, self._carried, proposal.seed):
+            self._calls[proposal.id, call.index] = call
+            self.executor.submit(call)
+
+    # Answers
+
+    def _take(self, call: Call, outcome: Report | Measurement | Failure) -> None:
+        expected = self._calls.get((call.proposal, call.index))
+        if expected is None or expected.seeds != call.seeds:
+            return  # an answer for shards of a size that was given up
+        if isinstance(outcome, Report):
+            self._report(call.proposal, outcome)
+        elif isinstance(outcome, Failure):
+            self._failed(call, outcome)
+        else:
+            answers = self._answers[call.proposal]
+            answers[call.index] = outcome
+            if len(answers) == sum(1 for proposal, _ in self._calls if proposal == call.proposal):
+                self._evaluated(call.proposal)
+
+    def _report(self, proposal: int, report: Report) -> None:
+        if (proposal, report.step) in self._reported:
+            return
+        self._reported.add((proposal, report.step))
+        self._record("report", id=proposal, step=report.step, metrics=dict(report.metrics), checkpoint=report.checkpoint)
+
+    def _failed(self, call: Call, failure: Failure) -> None:
+        if failure.kind == "out_of_memory" and self.estimator.shard > 1:
+            self._record("event", event="shard", detail={"from": self.estimator.shard, "to": self.estimator.shard // 2})
+            self.estimator.shard //= 2
+            proposal = self._forget(call.proposal)
+            self._submit(proposal)
+            return
+        if failure.kind in ("lost", "preempted") or self.searcher.needs_gradient:
+            raise ExecutionError(f"{failure.kind} while evaluating proposal {call.proposal}: {failure.message}\n{failure.traceback}")
+        proposal = self._forget(call.proposal)
+        self._finish(Evaluation(proposal, "failed", Estimate(math.nan, math.nan), failure=failure))
+
+    def _evaluated(self, proposal: int) -> None:
+        answers = self._answers[proposal]
+        self._finish(self._combine(self._forget(proposal), [answers[index] for index in sorted(answers)]))
+
+    def _combine(self, proposal: Proposal, measurements: Sequence[Measurement]) -> Evaluation:
+        estimate, carried = self.estimator.combine(measurements)
+        if self.estimator.carries:
+            self._carried = carried
+        status = "diverged" if estimate.diverged or not math.isfinite(estimate.value) else "ok"
+        return Evaluation(proposal, "diverged" if status == "diverged" else "ok", estimate, sum(one.seconds for one in measurements))
+
+    def _forget(self, proposal: int) -> Proposal:
+        """Drops the calls of a proposal, whose answers are all in or no longer wanted."""
+        self._calls = {key: call for key, call in self._calls.items() if key[0] != proposal}
+        del self._answers[proposal]
+        return next(one for ask in self._open for one in ask.proposals if one.id == proposal)
+
+    def _finish(self, evaluation: Evaluation) -> None:
+        ask = next(ask for ask in self._open if evaluation.proposal in ask.proposals)
+        self._record("evaluation", step=ask.step, **_fields(evaluation))
+        ask.evaluations[evaluation.proposal.id] = evaluation
+        self._failures = self._failures + 1 if evaluation.status == "failed" else 0
+        if self._failures >= self.plan.max_failures:
+            assert evaluation.failure is not None
+            raise ExecutionError(
+                f"{self._failures} proposals in a row failed, the last with: {evaluation.failure.message}\n{evaluation.failure.traceback}"
+            )
+        if ask.complete:
+            self._tell(ask)
+
+    # Telling
+
+    def _tell(self, ask: Ask, *, replayed: bool = False) -> None:
+        self._open.remove(ask)
+        if replayed:
+            self.searcher.replay(ask.in_order())
+        else:
+            self.searcher.tell(ask.in_order())
+        self.step += 1
+        self._after_step()
+
+    def _after_step(self) -> None:
+        every = self.plan.validate_every
+        if self._validate is not None and every is not None and (self.step % every == 0 or self.step == self.plan.steps):
+            self._validation(self._validate)
+        restored = self._checkpoint is not None and self.step <= self._checkpoint["step"]
+        if not restored and self.step % self.plan.checkpoint_every == 0:
+            self.checkpoint()
+
+    def _validation(self, validate: Validate) -> None:
+        record = self._known.get(("validation", self.step))
+        if record is None:
+            fields = validate(self.searcher.phi(), self.step)
+            record = self._record("validation", step=self.step, best=self._improves(fields), **fields)
+        if record["best"]:
+            self.best = record
+            restored = self._checkpoint is not None and self.step < self._checkpoint["step"]
+            if self._on_best is not None and not restored:
+                self._on_best(self.searcher.phi(), record)
+
+    def _improves(self, fields: Mapping[str, Any]) -> bool:
+        value, sign = self._selected(fields)
+        if not math.isfinite(value):
+            return False
+        return self.best is None or sign * value > sign * self._selected(self.best)[0]
+
+    def _selected(self, fields: Mapping[str, Any]) -> tuple[float, int]:
+        if self.plan.select == "L":
+            return float(fields["L"]), -1
+        if self.plan.select not in fields["metrics"]:
+            raise ExecutionError(f"validation.select is {self.plan.select!r}; the tasks measure: L, {', '.join(fields['metrics'])}")
+        return float(fields["metrics"][self.plan.select]), 1
+
+    # The record
+
+    def _record(self, type: str, /, **fields: Any) -> Record:
+        record = self.journal.append(type, **fields)
+        if self._on_record is not None:
+            self._on_record(record)
+        return record
+
+    def _walk(self) -> None:
+        """Goes along the record; ends in the state in which its last driver was when it wrote the last record."""
+        start = 0 if self._checkpoint is None else int(self._checkpoint["step"])
+        for record in self._history:
+            if record["type"] == "ask":
+                self._again(record)
+            elif record["type"] == "report":
+                self._reports.setdefault(record["id"], []).append(Report(record["step"], record["metrics"], record["checkpoint"]))
+            elif record["type"] == "event" and record["event"] == "shard":
+                self.estimator.shard = record["detail"]["to"]
+            elif record["type"] == "evaluation":
+                self._walk_evaluation(record, start)
+        if self.step < start:
+            raise ResumeError(f"the checkpoint of step {start} is ahead of the journal, which ends at step {self.step}")
+
+    def _again(self, record: Record) -> None:
+        """Asks again for what the record says was asked."""
+        ask = self._propose(len(record["proposals"]))
+        for proposal, before in zip(ask.proposals, record["proposals"], strict=True):
+            if dict(proposal.choices) != before["choices"] or proposal.seed != before["seed"]:
+                raise ResumeError(
+                    f"asked again, the searcher proposes {dict(proposal.choices)} for proposal {before['id']}, the record has "
+                    f"{before['choices']}; resume with the versions and the configuration of the first start"
+                )
+        self._open.append(ask)
+
+    def _walk_evaluation(self, record: Record, start: int) -> None:
+        ask = next(ask for ask in self._open if any(one.id == record["id"] for one in ask.proposals))
+        proposal = next(one for one in ask.proposals if one.id == record["id"])
+        restored = ask.step < start
+        if self.searcher.needs_gradient and not restored:
+            evaluation = self._compute(proposal)
+            _compare(record, _fields(evaluation))
+        else:
+            evaluation = _from_record(proposal, record, self._reports.get(proposal.id, []))
+        ask.evaluations[proposal.id] = evaluation
+        if not ask.complete:
+            return
+        self._tell(ask, replayed=restored)
+        if self.step == start and self._checkpoint is not None:
+            self.searcher.load_state_dict(self._checkpoint["searcher"])
+            self._carried = self._checkpoint["carried"]
+            self._saved = start
+
+    def _compute(self, proposal: Proposal) -> Evaluation:
+        """An evaluation by itself, in order, without recording it."""
+        phi = self.searcher.phi()
+        reference = self.executor.put(phi.replace(choices={**phi.choices, **proposal.choices}))
+        calls = self.estimator.calls(proposal.id, reference, self._carried, proposal.seed)
+        for call in calls:
+            self.executor.submit(call)
+        answers: dict[int, Measurement] = {}
+        while len(answers) < len(calls):
+            for call, outcome in self.executor.wait():
+                if isinstance(outcome, Failure):
+                    raise ExecutionError(f"{outcome.kind} while repeating proposal {proposal.id}: {outcome.message}\n{outcome.traceback}")
+                if isinstance(outcome, Measurement):
+                    answers[call.index] = outcome
+        return self._combine(proposal, [answers[index] for index in sorted(answers)])
+
+
+def _fields(evaluation: Evaluation) -> Record:
+    """What the record keeps of an evaluation: of a gradient, its norm and its hash."""
+    estimate, failure = evaluation.estimate, evaluation.failure
+    gradient = None
+    if estimate.gradient is not None:
+        norm = math.sqrt(sum(float(value.double().square().sum()) for value in estimate.gradient.values()))
+        gradient = {"norm": norm, "hash": fingerprint(estimate.gradient)}
+    return {
+        "id": evaluation.proposal.id,
+        "status": evaluation.status,
+        "L": estimate.value,
+        "objective": estimate.objective,
+        "metrics": dict(estimate.metrics),
+        "tasks": int(estimate.per_task.size),
+        "seconds": evaluation.seconds,
+        "gradient": gradient,
+        "diverged": list(estimate.diverged),
+        "failure": None if failure is None else {"kind": failure.kind, "message": failure.message},
+    }
+
+
+def _from_record(proposal: Proposal, record: Record, reports: Sequence[Report]) -> Evaluation:
+    failure = record["failure"] and Failure(record["failure"]["kind"], record["failure"]["message"])
+    estimate = Estimate(record["L"], record["objective"], record["metrics"], diverged=tuple(record["diverged"]))
+    return Evaluation(proposal, record["status"], estimate, record["seconds"], tuple(reports), failure or None)
+
+
+def _compare(record: Record, fields: Record) -> None:
+    """Raises ResumeError if an evaluation computed again is not what the record says, bit for bit."""
+    before, now = (repr((one["L"], one["objective"], one["gradient"])) for one in (record, fields))
+    if before != now:
+        raise ResumeError(
+            f"evaluation {record['id']}, computed again, gives L = {fields['L']!r} (gradient {fields['gradient']}); the record has "
+            f"L = {record['L']!r} (gradient {record['gradient']}). The hardware, the versions or the configuration differ from the "
+            f"first start, so the search cannot be continued exactly"
+        )

@@ -1,0 +1,327 @@
+"""From an experiment file or keyword arguments to the objects of a search."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import metasearch.searchers  # noqa: F401  (lists the built-in searchers)
+from metasearch import recipes
+from metasearch.core.config import Config, validate
+from metasearch.core.contracts import Searcher
+from metasearch.core.errors import ConfigError, UnsupportedError, nearest
+from metasearch.core.registry import build, import_path, registry
+from metasearch.core.space import Space, extract
+from metasearch.core.values import Phi
+from metasearch.program import Blueprint, ExperimentProgram, TrialEvaluation
+from metasearch.schema import ExperimentFile
+from metasearch.searchers.joint import Joint
+
+__all__ = ["Experiment", "load", "override", "read", "recorded", "resolve"]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A resolved experiment: checked, with all that is derived from it.
+
+    Args:
+        tree: the whole configuration, recipes expanded, ranges in place, classes as objects or by name.
+        file: its blocks, with the first values of all ranges.
+        space: all choices, extracted ranges and those that components declare.
+        owners: searcher of each choice.
+        slot_owners: searcher of each slot's tensors.
+        blueprint: what workers are built from.
+    """
+
+    tree: Mapping[str, Any]
+    file: ExperimentFile
+    space: Space
+    owners: Mapping[str, str]
+    slot_owners: Mapping[str, str]
+    blueprint: Blueprint
+
+    @property
+    def program(self) -> ExperimentProgram:
+        """A program built now, in this process."""
+        return ExperimentProgram(self.blueprint)
+
+    @property
+    def trials(self) -> bool:
+        """Whether an evaluation is a training run."""
+        return self.file.evaluation.get("type", "episodes") != "episodes"
+
+    def searcher(self, phi: Phi, seed: int) -> Searcher:
+        """The searcher of this experiment, set up; several are joined.
+
+        Raises:
+            ConfigError: if one cannot be built; UnsupportedError if they cannot work together.
+        """
+        parts = {
+            name: build("searcher", _plain(settings, ("in_flight", "reward_split")), f"searchers.{name}")
+            for name, settings in self.file.searchers.items()
+        }
+        joint = Joint(parts, slots=dict(self.slot_owners), choices=dict(self.owners))
+        joint.setup(phi, self.space, seed)
+        return joint
+
+    def in_flight(self) -> int:
+        """Proposals worked on at a time: the largest ``in_flight`` of the searchers, one for gradient steps."""
+        asked = [settings.get("in_flight", 0) for settings in self.file.searchers.values() if isinstance(settings, Mapping)]
+        default = self.file.execution.workers if not self.takes_gradient() else 1
+        return max(asked, default=0) or default
+
+    def takes_gradient(self) -> bool:
+        """Whether a searcher needs the gradient of L."""
+        return any(_class_of(name, settings).needs_gradient for name, settings in self.file.searchers.items())
+
+    def with_run(self, folder: Path) -> Experiment:
+        """The same experiment, working in a run's folder."""
+        return dataclasses.replace(self, blueprint=dataclasses.replace(self.blueprint, run=str(folder)))
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """The raw tree of an experiment file.
+
+    Raises:
+        ConfigError: if there is no such file or it is not a YAML mapping.
+    """
+    file = Path(path)
+    if not file.is_file():
+        beside = [str(other) for other in sorted(file.parent.glob("*.y*ml"))] if file.parent.is_dir() else []
+        raise ConfigError("", f"no experiment file {str(path)!r}; {nearest(str(path), beside)}")
+    try:
+        tree = yaml.load(file.read_text("utf-8"), _Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError("", f"{path} is not valid YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError("", f"{path} must hold a mapping (name:, tasks:, learner: ...), got {type(tree).__name__}")
+    return tree
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-3 is a number, as people write it."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?(?:[eE][-+]?[0-9]+)$"),
+    list("-+0123456789."),
+)
+
+
+def override(tree: Mapping[str, Any], assignments: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
+    """A tree with ``a.b.c=value`` applied; values are read as YAML.
+
+    Raises:
+        ConfigError: if an assignment has no ``=``, or goes through something that is not a mapping.
+    """
+    pairs: list[tuple[str, Any]] = []
+    if isinstance(assignments, Mapping):
+        pairs = list(assignments.items())
+    else:
+        for one in assignments:
+            key, equals, text = one.partition("=")
+            if not equals:
+                raise ConfigError(one, "an override reads key=value, for example budget.steps=100")
+            pairs.append((key.strip(), yaml.load(text, _Loader)))
+    result = _copy(dict(tree))
+    for key, value in pairs:
+        *parents, last = _path(key, result)
+        place = result
+        for part in parents:
+            if part not in place or place[part] is None:
+                place[part] = {}
+            place = place[part]
+            if not isinstance(place, dict):
+                raise ConfigError(key, f"{part!r} is not a mapping here, so nothing can be set below it")
+        place[last] = value
+    return result
+
+
+def _path(key: str, tree: Mapping[str, Any]) -> list[str]:
+    """The parts of an override's key; ``searcher.lr`` also reaches the one entry of ``searchers``."""
+    parts = key.split(".")
+    if parts[0] == "searcher" and "searchers" in tree and len(parts) > 1 and len(tree["searchers"]) == 1:
+        return ["searchers", next(iter(tree["searchers"])), *parts[1:]]
+    return parts
+
+
+def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any] = ()) -> Experiment:
+    """An experiment from a file (or a tree) and overrides, checked as far as it can be without running it.
+
+    Raises:
+        ConfigError: see :func:`resolve`.
+    """
+    folder = None if isinstance(source, Mapping) else Path(source).resolve().parent
+    tree = dict(source) if isinstance(source, Mapping) else read(source)
+    return resolve(override(tree, overrides), folder)
+
+
+def resolve(tree: Mapping[str, Any], folder: Path | None = None) -> Experiment:
+    """Expands the recipe, finds the ranges, checks every block and that the parts fit together.
+
+    Args:
+        tree: a raw experiment; classes and objects may stand where names would.
+        folder: goes on the module search path, beside the working directory.
+
+    Raises:
+        ConfigError: with the path of the key, what was expected, and the nearest valid name.
+        UnsupportedError: if parts that are each valid cannot work together.
+    """
+    folders = tuple(dict.fromkeys(str(place) for place in (folder, Path.cwd()) if place is not None))
+    for place in reversed(folders):
+        if place not in sys.path:
+            sys.path.insert(0, place)
+    tree = recipes.expand({key: value for key, value in tree.items() if key not in ("seeds", "variants")})
+    if "searcher" in tree:
+        if "searchers" in tree:
+            raise ConfigError("searcher", "give either searcher or searchers, not both")
+        tree = {**tree, "searchers": {"searcher": tree.pop("searcher")}}
+    _, found = extract(tree)
+    ranges = Space({name: dimension for name, (dimension, _) in found.items()})
+    plain = Blueprint(tree, folders).configuration(ranges.sample(0))
+    file = validate(ExperimentFile, plain)
+    file = file.model_copy(update={"numerics": file.numerics.model_copy(update={"device": _device(file)})})
+    tree = {**tree, "numerics": file.numerics.model_dump()}
+    blueprint = Blueprint(tree, folders, device=file.numerics.device)
+    program = ExperimentProgram(blueprint)
+    space = Space({**ranges.dimensions, **program.space().dimensions})
+    owners = _owners(file, space, {name: owner for name, (_, owner) in found.items()})
+    experiment = Experiment(tree, file, space, owners, _slot_owners(file), blueprint)
+    _check(experiment, program)
+    return experiment
+
+
+def _check(experiment: Experiment, program: ExperimentProgram) -> None:
+    """That the parts fit: built once here, on the driver, before anything starts."""
+    file = experiment.file
+    evaluation = program.function("train")
+    if not experiment.trials and file.learner is not None:
+        learner = program.learner({})
+        seed = file.seed
+        phi = learner.init(seed)
+        experiment.searcher(phi, seed)
+        if experiment.takes_gradient() and not evaluation.gives_gradient:
+            raise UnsupportedError(
+                "evaluation.estimator",
+                f"{file.evaluation.get('estimator')!r} gives no gradient, which the gradient searcher needs; "
+                f"choose one that does ({', '.join(_with_gradient())})",
+            )
+        if experiment.takes_gradient() and not phi.tensors:
+            raise UnsupportedError("searchers", "a gradient searcher needs learned tensors; no slot of the learner has any")
+        if file.validation is not None:
+            program.tasks.spec(file.validation.split)
+    if not experiment.trials and file.learner is None:
+        raise ConfigError("learner", "is required and was not given")
+    if experiment.trials and not isinstance(evaluation, TrialEvaluation):
+        raise ConfigError("evaluation.type", "must name a training run: a class with run(call, trial)")
+    if file.scheduler is not None and not experiment.trials:
+        raise UnsupportedError("scheduler", "stops training runs early; evaluations of type 'episodes' are function calls")
+    if file.test is not None and not experiment.trials:
+        program.tasks.spec(file.test.split)
+        for entry in file.test.baselines:
+            program.function(f"baseline:{entry if isinstance(entry, str) else next(iter(entry))}")
+    if experiment.space and not any(not _class_of(n, s).needs_gradient for n, s in file.searchers.items()):
+        first = next(iter(experiment.space))
+        raise UnsupportedError(first, "is a range, and no searcher takes choices; add one (optuna, random, policy)")
+
+
+def _with_gradient() -> list[str]:
+    return [name for name in registry("estimator") if registry("estimator").get(name).gives_gradient]
+
+
+def _device(file: ExperimentFile) -> str:
+    asked, gpus = file.numerics.device, file.execution.gpus_per_worker
+    device = ("cuda" if gpus else "cpu") if asked == "auto" else asked
+    if device == "cuda" or gpus:
+        import torch
+
+        if file.execution.address is None and not torch.cuda.is_available():
+            key = "execution.gpus_per_worker" if gpus else "numerics.device"
+            raise ConfigError(key, "asks for a GPU, and torch sees none on this machine; set it to 0 (or cpu)")
+        if device == "cuda" and not gpus and file.execution.type == "actors":
+            raise ConfigError("execution.gpus_per_worker", "is 0 while numerics.device is cuda; Ray gives workers no GPU then")
+    return device
+
+
+def _class_of(name: str, settings: Any) -> Any:
+    kind = settings.get("type") if isinstance(settings, Mapping) else settings
+    if kind is None:
+        raise ConfigError(f"searchers.{name}.type", f"is required; {nearest('', registry('searcher'))}")
+    return registry("searcher").get(kind, f"searchers.{name}.type")
+
+
+def _owners(file: ExperimentFile, space: Space, named: Mapping[str, str | None]) -> dict[str, str]:
+    """The searcher of each choice: the one it names, else its slot's, else the only one that takes choices."""
+    takers = [name for name, settings in file.searchers.items() if not _class_of(name, settings).needs_gradient]
+    owners: dict[str, str] = {}
+    for name in space:
+        owner = named.get(name) or _owner_of_slot(file, name)
+        if owner is None and len(takers) != 1:
+            raise ConfigError(name, f"must name its searcher (searcher: ...), since {len(takers)} take choices: {takers}")
+        owners[name] = owner or takers[0]
+        if owners[name] not in file.searchers:
+            raise ConfigError(name, f"names the searcher {owners[name]!r}; {nearest(owners[name], file.searchers)}")
+    return owners
+
+
+def _owner_of_slot(file: ExperimentFile, path: str) -> str | None:
+    parts = path.split(".")
+    if parts[:2] != ["learner", "slots"] or len(parts) < 3 or not isinstance(file.learner, Mapping):
+        return None
+    owner = file.learner.get("slots", {}).get(parts[2], {}).get("searcher")
+    return None if owner is None else str(owner)
+
+
+def _slot_owners(file: ExperimentFile) -> dict[str, str]:
+    """The gradient searcher of each slot that names one; the others belong to the only gradient searcher there is."""
+    owners: dict[str, str] = {}
+    slots = file.learner.get("slots", {}) if isinstance(file.learner, Mapping) else {}
+    for slot, settings in slots.items():
+        owner = settings.get("searcher") if isinstance(settings, Mapping) else None
+        if owner is None:
+            continue
+        if owner not in file.searchers:
+            raise ConfigError(f"learner.slots.{slot}.searcher", f"no searcher {owner!r}; {nearest(owner, file.searchers)}")
+        if _class_of(owner, file.searchers[owner]).needs_gradient:
+            owners[slot] = owner
+    return owners
+
+
+def _plain(settings: Any, drop: tuple[str, ...]) -> Any:
+    return {key: value for key, value in settings.items() if key not in drop} if isinstance(settings, Mapping) else settings
+
+
+def recorded(value: Any) -> Any:
+    """A configuration as the record holds it: plain values; classes and functions by import path, objects as ``{object: path}``.
+
+    >>> recorded({"type": dict, "n": 1})
+    {'type': 'builtins:dict', 'n': 1}
+    """
+    if isinstance(value, Mapping):
+        return {str(key): recorded(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [recorded(one) for one in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Config):
+        return recorded(value.model_dump())
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, type) or callable(value) and hasattr(value, "__qualname__"):
+        return import_path(value)
+    return {"object": import_path(type(value))}
+
+
+def _copy(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: _copy(value) for key, value in tree.items()}
+    return list(tree) if isinstance(tree, list) else tree
+

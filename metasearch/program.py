@@ -1,0 +1,234 @@
+"""What a worker holds: the parts of a resolved experiment, built once, and the functions that its calls name."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+
+import metasearch.estimators
+import metasearch.evaluation
+import metasearch.learners
+import metasearch.models
+import metasearch.tasks  # noqa: F401  (these list the built-in parts)
+from metasearch.core.contracts import Learner, TaskDistribution, Trial
+from metasearch.core.errors import ConfigError, UnsupportedError
+from metasearch.core.registry import build, registry, resolve
+from metasearch.core.space import Space, extract, substitute
+from metasearch.core.values import Call, Measurement
+from metasearch.estimators.episodes import Problem
+from metasearch.evaluation.baselines import Baseline
+from metasearch.estimators.value import Value
+from metasearch.schema import ExperimentFile
+
+__all__ = ["Blueprint", "ExperimentProgram", "TrialEvaluation", "build_program"]
+
+registry("evaluation").add("objective", "metasearch.objective:Objective")
+registry("evaluation").add("search", "metasearch.nested:NestedSearch")
+
+
+@runtime_checkable
+class TrialEvaluation(Protocol):
+    """An evaluation of L that is a whole training run; listed under ``evaluation`` and built as ``Class(config, program)``."""
+
+    def run(self, call: Call, trial: Trial) -> Measurement:
+        """Carries it out on a worker, reporting through ``trial``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """A resolved experiment as it travels to workers.
+
+    Args:
+        tree: the whole configuration, recipes expanded, ranges still in place, classes as objects or by name.
+        folders: places that go on ``sys.path`` so that ``module:Class`` resolves.
+        run: folder of the run, for evaluations that write; None outside a run.
+        device: where the computation runs, already decided; ``cuda`` is the worker's own GPU.
+    """
+
+    tree: Mapping[str, Any]
+    folders: tuple[str, ...] = ()
+    run: str | None = None
+    device: str = "cpu"
+    template: Any = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "template", extract(self.tree)[0])
+
+    def configuration(self, choices: Mapping[str, Any]) -> dict[str, Any]:
+        """The plain configuration under given choices."""
+        return dict(substitute(self.template, choices))
+
+
+def build_program(blueprint: Blueprint) -> ExperimentProgram:
+    """The function that an executor's ``setup`` wraps."""
+    return ExperimentProgram(blueprint)
+
+
+class ExperimentProgram:
+    """The functions of an experiment: ``train``, ``validation``, ``test``, ``prepare:<baseline>`` and ``baseline:<baseline>``.
+
+    Args:
+        blueprint: the resolved experiment.
+
+    Raises:
+        ConfigError: if a part cannot be built, with the path of the offending key.
+    """
+
+    def __init__(self, blueprint: Blueprint) -> None:
+        self.blueprint = blueprint
+        for folder in reversed(blueprint.folders):
+            if folder not in sys.path:
+                sys.path.insert(0, folder)
+        base = extract(blueprint.tree)
+        self._example = Space({name: dimension for name, (dimension, _) in base[1].items()}).sample(0)
+        self.file = ExperimentFile.model_validate(blueprint.configuration(self._example))
+        for module in self.file.imports:
+            resolve(f"{module}:__name__", "imports")
+        self._learners: dict[str, Learner] = {}
+        self._functions: dict[str, Any] = {}
+
+    @functools.cached_property
+    def problem(self) -> Problem:
+        """What estimators measure."""
+        numerics = self.file.numerics
+        device = torch.device(self.blueprint.device)
+        return Problem(self.tasks, self.learner, device, getattr(torch, numerics.dtype), numerics.compile)
+
+    @functools.cached_property
+    def tasks(self) -> TaskDistribution:
+        """The task distribution, its data on this worker's device."""
+        given = self.file.tasks
+        if given is None:
+            raise ConfigError("tasks", "is required and was not given")
+        if not isinstance(given, Mapping | str | type):
+            return given  # an object of the caller's own
+        block = given if isinstance(given, Mapping) else {"type": given}
+        return build("task", block, "tasks", device=self.blueprint.device)
+
+    def learner(self, choices: Mapping[str, Any]) -> Learner:
+        """The learner under given choices; built once for each."""
+        given = {**self._example, **choices}
+        key = json.dumps(given, sort_keys=True, default=str)
+        if key not in self._learners:
+            block = self.blueprint.configuration(given).get("learner")
+            if block is None:
+                raise ConfigError("learner", "is required and was not given")
+            if not isinstance(block, Mapping | str | type):
+                return block
+            block = without_owners(block) if isinstance(block, Mapping) else {"type": block}
+            own = {name.removeprefix("learner."): value for name, value in given.items() if name.startswith("learner.")}
+            context = {"spec": self.tasks.spec("train"), "choices": own}
+            self._learners[key] = build("learner", block, "learner", **context)
+        return self._learners[key]
+
+    def space(self) -> Space:
+        """The choices that components declare, by full path."""
+        if self.file.learner is None:
+            return Space({})
+        declared = getattr(self.learner({}), "space", None)
+        return Space({}) if declared is None else _prefixed(declared(), "learner.")
+
+    def function(self, name: str) -> Any:
+        """The part that answers calls to ``name``.
+
+        Raises:
+            ConfigError: if it cannot be built.
+        """
+        if name not in self._functions:
+            self._functions[name] = self._build(name)
+        return self._functions[name]
+
+    def measure(self, call: Call) -> Measurement:
+        """Answers a function call."""
+        with self.numerics():
+            kind, _, baseline = call.function.partition(":")
+            if kind == "prepare":
+                phi = self.function(f"baseline:{baseline}").prepare(call.seed)
+                return Measurement(np.zeros(0), np.zeros(0), carried=phi)
+            if kind == "baseline":
+                learner = self.function(call.function).learner
+                return Value(Value.Config(), _with(self.problem, learner)).measure(call)
+            return self.function(call.function).measure(call)
+
+    def run(self, call: Call, trial: Trial) -> Measurement:
+        """Carries out a training run."""
+        with self.numerics():
+            return self.function("train").run(call, trial)
+
+    @contextlib.contextmanager
+    def numerics(self) -> Iterator[None]:
+        """Threads, TF32 and determinism as the experiment says, and as they were afterwards."""
+        settings = self.file.numerics
+        before = (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.backends.cuda.matmul.allow_tf32)
+        torch.set_num_threads(settings.threads)
+        torch.use_deterministic_algorithms(settings.deterministic, warn_only=True)
+        torch.backends.cuda.matmul.allow_tf32 = settings.tf32
+        torch.backends.cudnn.allow_tf32 = settings.tf32
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before[0])
+            torch.use_deterministic_algorithms(before[1])
+            torch.backends.cuda.matmul.allow_tf32 = before[2]
+
+    def _build(self, name: str) -> Any:
+        kind, _, baseline = name.partition(":")
+        if kind == "baseline":
+            return self._baseline(baseline)
+        if kind in ("validation", "test"):
+            return Value(Value.Config(), self.problem, kind)
+        block = dict(self.file.evaluation)
+        type_ = block.pop("type", "episodes")
+        if type_ != "episodes":
+            return build("evaluation", {"type": type_, **block}, "evaluation", program=self)
+        if "estimator" not in block:
+            raise ConfigError("evaluation.estimator", f"is required: {', '.join(registry('estimator'))}")
+        estimator = block.pop("estimator")
+        settings = {"type": estimator} if isinstance(estimator, str) else dict(estimator)
+        return build("estimator", {**settings, **block}, "evaluation", problem=self.problem)
+
+    def _baseline(self, name: str) -> Baseline:
+        for entry in self.file.test.baselines if self.file.test else ():
+            found, settings = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
+            if found == name:
+                return build("baseline", {"type": name, **(settings or {})}, f"test.baselines.{name}", problem=self.problem)
+        raise UnsupportedError("test.baselines", f"no baseline {name!r} in this experiment")
+
+
+def without_owners(block: Mapping[str, Any]) -> dict[str, Any]:
+    """A learner's block without the ``searcher`` keys of its slots, which say who drives them and not what they are."""
+    slots = {
+        slot: {key: value for key, value in settings.items() if key != "searcher"}
+        for slot, settings in block.get("slots", {}).items()
+    }
+    return {**block, "slots": slots} if "slots" in block else dict(block)
+
+
+def _prefixed(space: Space, prefix: str) -> Space:
+    return Space(
+        {
+            prefix + name: dataclasses.replace(
+                dimension, when={prefix + parent: values for parent, values in (dimension.when or {}).items()} or None
+            )
+            for name, dimension in space.dimensions.items()
+        }
+    )
+
+
+def _with(problem: Problem, learner: Learner) -> Problem:
+    def always(choices: Mapping[str, Any]) -> Learner:
+        return learner
+
+    return Problem(problem.tasks, always, problem.device, problem.dtype, "never")
+

@@ -1,0 +1,236 @@
+"""The blocks of an experiment file, with their defaults. Parts (tasks, learner, searchers ...) bring their own settings."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+
+from metasearch.core.config import Config
+from metasearch.core.errors import ConfigError
+
+__all__ = [
+    "Budget",
+    "Checkpoints",
+    "Compose",
+    "Execution",
+    "ExperimentFile",
+    "Numerics",
+    "Paper",
+    "Test",
+    "Tracking",
+    "Validation",
+]
+
+
+class Validation(Config):
+    """Held-out evaluations on the way; never told to a searcher.
+
+    Args:
+        every: outer steps between two.
+        episodes: tasks in each; always the same ones.
+        select: what the reported phi is the best of: ``L`` (lowest) or a metric (highest).
+        split: where its tasks come from.
+        shard: tasks in one call.
+    """
+
+    every: PositiveInt = 100
+    episodes: PositiveInt = 100
+    select: str = "L"
+    split: str = "validation"
+    shard: PositiveInt = 25
+
+
+class Test(Config):
+    """The final figure, taken once, after the stop.
+
+    Args:
+        episodes: tasks.
+        baselines: names, or ``{name: settings}``, each under the same protocol.
+        split: where its tasks come from.
+        shard: tasks in one call.
+        derive: how a network is drawn from a supernet, for evaluations that have one.
+        retrain: how a found choice is trained again, for evaluations that can.
+    """
+
+    episodes: PositiveInt = 600
+    baselines: tuple[str | dict[str, Any], ...] = ()
+    split: str = "test"
+    shard: PositiveInt = 25
+    derive: dict[str, Any] | None = None
+    retrain: dict[str, Any] | None = None
+
+
+class Budget(Config):
+    """When to stop: whichever comes first.
+
+    Args:
+        steps: outer steps (asks that were told).
+        evaluations: evaluations of L.
+        seconds: driving time, resumes included.
+    """
+
+    steps: PositiveInt | None = None
+    evaluations: PositiveInt | None = None
+    seconds: PositiveFloat | None = None
+
+    @model_validator(mode="after")
+    def _some(self) -> Budget:
+        if self.steps is None and self.evaluations is None and self.seconds is None:
+            raise ValueError("give at least one of steps, evaluations, seconds")
+        return self
+
+
+class Execution(Config):
+    """Where the work runs.
+
+    Args:
+        type: ``actors`` (Ray) or ``inline`` (in this process); a training run on ``actors`` is a Ray Tune trial.
+        workers: number of actors, or of trials at a time.
+        gpus_per_worker: GPUs for each, fractions included.
+        cpus_per_worker: CPU cores for each.
+        address: Ray cluster to join; None starts one on this machine.
+        inner_workers: workers of each nested search.
+    """
+
+    type: Literal["actors", "inline"] = "actors"
+    workers: PositiveInt = 1
+    gpus_per_worker: NonNegativeFloat = 0.0
+    cpus_per_worker: PositiveFloat = 1.0
+    address: str | None = None
+    inner_workers: PositiveInt = 1
+
+
+class Numerics(Config):
+    """What the numbers depend on besides the seed; resolved once by the driver and recorded.
+
+    Args:
+        device: ``auto`` means ``cuda`` where workers have GPUs, else ``cpu``.
+        dtype: floating-point type of phi, theta and the data.
+        tf32: whether matrix products on a GPU may use TF32.
+        threads: threads of each worker.
+        compile: ``auto``, ``never`` or ``always``: trace and compile meta-gradients.
+        deterministic: use torch's deterministic algorithms, and let searchers see results in the order of their asks.
+    """
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["float32", "float64"] = "float32"
+    tf32: bool = False
+    threads: PositiveInt = 1
+    compile: Literal["auto", "never", "always"] = "auto"
+    deterministic: bool = True
+
+
+class Tracking(Config):
+    """The MLflow view.
+
+    Args:
+        mlflow: False switches it off; a text is the tracking URI; True means ``MLFLOW_TRACKING_URI`` or a local database.
+        experiment: name of the MLflow experiment; None means the name of the run.
+        children: which proposals of a search over choices get a child run: ``all``, ``none``, ``auto`` (all up to 10,000
+            proposals) or ``{best: N}``.
+    """
+
+    mlflow: bool | str = True
+    experiment: str | None = None
+    children: Literal["auto", "all", "none"] | dict[Literal["best"], PositiveInt] = "auto"
+
+
+class Checkpoints(Config):
+    """How often the driver can be continued from.
+
+    Args:
+        every: outer steps between two checkpoints; None means every validation, or every 100 steps.
+    """
+
+    every: PositiveInt | None = None
+
+
+class Compose(Config):
+    """How several searchers share one phi.
+
+    Args:
+        type: ``joint``: choices are proposed, tensors take a gradient at those choices, one L is told to all.
+        proposals_per_step: proposals evaluated before the searchers are told.
+    """
+
+    type: Literal["joint"] = "joint"
+    proposals_per_step: PositiveInt = 1
+
+
+class Paper(Config):
+    """The published figure that stands beside the result.
+
+    Args:
+        method: what was run.
+        value: the figure, in the unit of ``metric``.
+        interval: its half-width, if one was given.
+        metric: name of the metric (``accuracy`` in percent).
+        source: reference.
+        differences: where this experiment departs from the publication, one line each.
+    """
+
+    method: str
+    value: float
+    interval: float | None = None
+    metric: str = "accuracy"
+    source: str = ""
+    differences: tuple[str, ...] = ()
+
+
+class ExperimentFile(Config):
+    """A whole experiment.
+
+    Args:
+        name: name of the run and, by default, of the MLflow experiment.
+        tasks: p(T): ``type`` and its settings.
+        learner: F_phi: ``type`` or ``recipe`` and its settings.
+        searcher: short for one entry of ``searchers``.
+        searchers: outer decisions by name.
+        evaluation: what one evaluation computes.
+        scheduler: what stops training runs early.
+        objectives: what is lowered, for searches with several objectives.
+        compose: how several searchers share one phi.
+        seeds, variants: one file, several runs: seeds, and named overrides.
+        imports: modules to import first (they may register parts).
+        paper: the published figure beside the result.
+    """
+
+    name: str = Field(default="search", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    description: str = ""
+    tasks: Any = None
+    learner: Any = None
+    searchers: dict[str, Any] = Field(default_factory=dict)
+    evaluation: dict[str, Any] = Field(default_factory=lambda: {"type": "episodes"})
+    scheduler: dict[str, Any] | None = None
+    objectives: dict[str, Any] | None = None
+    compose: Compose = Compose()
+    validation: Validation | None = None
+    test: Test | None = None
+    budget: Budget
+    execution: Execution = Execution()
+    numerics: Numerics = Numerics()
+    tracking: Tracking = Tracking()
+    checkpoints: Checkpoints = Checkpoints()
+    imports: tuple[str, ...] = ()
+    paper: Paper | None = None
+    seeds: tuple[NonNegativeInt, ...] | None = None
+    variants: dict[str, dict[str, Any]] | None = None
+    seed: NonNegativeInt = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_searcher(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "searcher" in values:
+            if "searchers" in values:
+                raise ConfigError("searcher", "give either searcher or searchers, not both")
+            values = {**values, "searchers": {"searcher": values["searcher"]}}
+            del values["searcher"]
+        return values
+
+    @field_validator("searchers")
+    @classmethod
+    def _at_least_one(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if not value:
+            raise ConfigError("", "at least one searcher is needed, for example {type: gradient, lr: 1.0e-3}")
+        return value

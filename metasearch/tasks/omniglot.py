@@ -1,0 +1,141 @@
+"""Omniglot: few-shot classification of handwritten characters."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+
+from metasearch.core.config import Config as BaseConfig
+from metasearch.core.errors import ConfigError
+from metasearch.core.seeds import Draws, derive
+from metasearch.tasks.base import FewShot
+from metasearch.tasks.omniglot_data import SIZE, load, vinyals_splits
+from metasearch.tasks.settings import PerSplit, per_split
+
+__all__ = ["Omniglot"]
+
+_RANDOM_TRAIN = 1200
+_DEFAULT_VALIDATION = 100
+
+
+class Omniglot(FewShot):
+    """N-way K-shot tasks from 1623 characters of 50 alphabets, each drawn once by 20 people; pictures are ``[1, 28, 28]`` in
+    [0, 1] with ink = 1.
+
+    Three ways to split the characters are in use, and results under one say nothing about another:
+
+    - ``vinyals``: 1028 train, 172 validation, 423 test characters, from (almost) different alphabets. Fixed, and harder.
+    - ``random``: 1200 and 423 characters at random, alphabets mixed, as in MAML, Reptile and Meta-SGD. Their own lists
+      cannot be recovered, so ``split_seed`` draws one.
+    - ``lake``: the authors' background (964) and evaluation (659) sets, of different alphabets.
+
+    The last two take ``validation_classes`` characters at random out of training.
+
+    Drawings turned by 90, 180 and 270 degrees count as new classes: with ``rotations: train`` in training only (validation
+    and test stay upright, as in Reptile), with ``all`` in every split (as in MAML's code and Prototypical Networks), with
+    ``none`` nowhere.
+
+    Pictures are resized as Pillow's Lanczos filter resizes the stored image in mode ``L``, then inverted.
+
+    Settings (``Config``):
+        split: see above.
+        ways, shots, queries: a number or one for each split; ``shots`` and ``queries`` count drawings of one class.
+        rotations: see above.
+        image_size: side of a picture in pixels.
+        pool: number of different training tasks; None for no limit.
+        within_alphabet: all classes of a task come from one alphabet (in one orientation), drawn first among those with
+            enough classes.
+        split_seed: draws the characters of ``random``, and those that validation takes out of training.
+        validation_classes: None means the 172 of ``vinyals``, and 100 else; 0 means no validation split.
+        data: ``bundled``; ``original`` (the authors' archives, downloaded if need be); or a folder with these archives.
+
+    Raises:
+        ConfigError: if a split has too few classes for ``ways``, or ``shots`` + ``queries`` exceed the 20 drawings.
+        DataError: if the data cannot be read.
+
+    Example:
+        >>> tasks = Omniglot(Omniglot.Config(ways=5, shots=1, queries=15))
+        >>> tasks.sample("train", np.arange(8)).support.x.shape
+        torch.Size([8, 5, 1, 28, 28])
+    """
+
+    class Config(BaseConfig):
+        split: Literal["vinyals", "random", "lake"] = "vinyals"
+        ways: PerSplit = per_split(5)
+        shots: PerSplit = per_split(1)
+        queries: PerSplit = per_split(15)
+        rotations: Literal["train", "all", "none"] = "train"
+        image_size: int = Field(default=28, ge=4, le=SIZE)
+        pool: int | None = Field(default=None, ge=1)
+        within_alphabet: bool = False
+        split_seed: int = 0
+        validation_classes: int | None = Field(default=None, ge=0)
+        data: str = "bundled"
+
+    def __init__(self, config: Config, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
+        self.config = config
+        names, pictures = load(config.data, config.image_size)
+        splits = {split: members for split, members in _split(names, config).items() if len(members)}
+        turned = {
+            split for split in splits if config.rotations == "all" or (config.rotations == "train" and split == "train")
+        }
+        classes = {split: _names([names[i] for i in members], split in turned) for split, members in splits.items()}
+        super().__init__(
+            {split: _with_rotations(pictures[members], split in turned) for split, members in splits.items()},
+            ways=config.ways,
+            shots=config.shots,
+            queries=config.queries,
+            pool=config.pool,
+            groups={split: [_alphabet(name) for name in labels] for split, labels in classes.items()}
+            if config.within_alphabet
+            else None,
+            names=classes,
+            device=device,
+            dtype=dtype,
+        )
+
+
+def _split(names: tuple[str, ...], config: Omniglot.Config) -> dict[str, NDArray[np.int64]]:
+    """Indexes of the characters of each split, sorted."""
+    if config.split == "vinyals":
+        if config.validation_classes is not None:
+            raise ConfigError(
+                "validation_classes", "split 'vinyals' has its own 172; leave it out, or choose another split"
+            )
+        lists = vinyals_splits()
+        short = [name.split("/", 1)[1] for name in names]
+        return {split: np.flatnonzero([name in members for name in short]) for split, members in lists.items()}
+    if config.split == "random":
+        order = Draws([derive(config.split_seed, "omniglot", "characters")]).permutation(len(names))[0]
+        train, test = order[:_RANDOM_TRAIN], np.sort(order[_RANDOM_TRAIN:])
+    else:
+        background = np.array([name.startswith("images_background/") for name in names])
+        train, test = np.flatnonzero(background), np.flatnonzero(~background)
+    held_out = _DEFAULT_VALIDATION if config.validation_classes is None else config.validation_classes
+    if held_out >= len(train):
+        raise ConfigError(
+            "validation_classes", f"expected fewer than the {len(train)} training characters, got {held_out}"
+        )
+    taken = Draws([derive(config.split_seed, "omniglot", "validation")]).permutation(len(train))[0]
+    return {"train": np.sort(train[taken[held_out:]]), "validation": np.sort(train[taken[:held_out]]), "test": test}
+
+
+def _with_rotations(pictures: NDArray[np.uint8], turned: bool) -> NDArray[np.uint8]:
+    """``[classes, 20, 1, size, size]``; with rotations 4 times the classes, all upright ones first."""
+    angles = range(4) if turned else range(1)
+    return np.concatenate([np.rot90(pictures, quarter, axes=(2, 3)) for quarter in angles])[:, :, None]
+
+
+def _names(characters: list[str], turned: bool) -> list[str]:
+    """``alphabet/character@degrees``, in the order of :func:`_with_rotations`."""
+    short = [name.split("/", 1)[1] for name in characters]
+    return [f"{name}@{90 * quarter}" for quarter in range(4 if turned else 1) for name in short]
+
+
+def _alphabet(name: str) -> str:
+    """Alphabet and orientation of a class."""
+    return f"{name.split('/')[0]}@{name.split('@')[1]}"

@@ -1,0 +1,197 @@
+"""The record of a run: one JSON object a line, appended and flushed to disk before anything acts on it.
+
+Each line ends in the CRC-32 of all that stands before it, so damage is seen. A process that dies while it writes leaves a
+torn last line: the next writer cuts it off, readers pass over it. Damage anywhere else is an error, since a record that
+somebody may have acted on is gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+from metasearch.core.errors import JournalError
+from metasearch.core.faults import fault_armed, fault_point
+from metasearch.core.files import from_json, sync_folder, to_json
+
+__all__ = ["Journal", "Record", "read", "tail"]
+
+Record = dict[str, Any]
+"""``n`` (place in the journal, from 0), ``time`` (unix seconds), ``elapsed`` (seconds of driving, summed over resumes),
+``type``, and the fields of that type. nan and inf are floats; tuples have become lists."""
+
+_OWN = ("n", "time", "elapsed", "type", "crc")
+_log = logging.getLogger(__name__)
+
+
+class Journal:
+    """The writing end of a journal; one process a run may hold it (see ``RunDirectory.lock``).
+
+    An append is one write and one fsync, whatever the length of the journal.
+    """
+
+    def __init__(self, path: Path, descriptor: int, following: int, elapsed: float) -> None:
+        self.path = path
+        self._descriptor: int | None = descriptor
+        self._next = following
+        self._elapsed = elapsed
+        self._opened = time.monotonic()
+
+    @classmethod
+    def open(cls, path: Path | str) -> Journal:
+        """Opens a journal for writing, creating it if need be; a torn last line is cut off.
+
+        Raises:
+            JournalError: if a record before the last is damaged, naming file and line.
+        """
+        path = Path(path)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            records, end = tail(path)
+            torn = os.fstat(descriptor).st_size - end
+            if torn:
+                _log.warning("%s: cut off %d bytes that an interrupted write left after record %d", path, torn, len(records) - 1)
+                os.ftruncate(descriptor, end)
+            os.fsync(descriptor)
+            sync_folder(path.parent)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return cls(path, descriptor, len(records), records[-1]["elapsed"] if records else 0.0)
+
+    def __len__(self) -> int:
+        return self._next
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of driving so far: those of earlier drivers, and the time since this one opened the journal."""
+        return self._elapsed + time.monotonic() - self._opened
+
+    def append(self, type: str, /, **fields: Any) -> Record:
+        """Writes one record and returns it as a reader will see it; when this returns, the record is on disk.
+
+        Raises:
+            ValueError: if a field has a name that the journal uses itself.
+            TypeError: if a field holds something else than plain values.
+            JournalError: if the disk refuses; the journal is then closed, and resuming repairs it.
+        """
+        if taken := [name for name in _OWN if name in fields]:
+            raise ValueError(f"a record's fields cannot be called {', '.join(taken)}: the journal sets them itself")
+        own = {"n": self._next, "time": round(time.time(), 6), "elapsed": round(self.elapsed, 6), "type": type}
+        body = to_json({**own, **fields})
+        self._write((f'{body[:-1]},"crc":"{zlib.crc32(body.encode()):08x}"' + "}\n").encode())
+        self._next += 1
+        fault_point("journal.after")
+        record: Record = from_json(body)
+        return record
+
+    def records(self) -> list[Record]:
+        """All records so far, read from disk."""
+        return read(self.path)
+
+    def close(self) -> None:
+        """Gives the file back; the journal can be read but no longer written."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _write(self, line: bytes) -> None:
+        if self._descriptor is None:
+            raise JournalError(f"{self.path} is closed for writing; open it again, or resume the run")
+        try:
+            if fault_armed("journal.write"):
+                half = len(line) // 2
+                _write_all(self._descriptor, line[:half])
+                os.fsync(self._descriptor)
+                fault_point("journal.write")
+                line = line[half:]
+            _write_all(self._descriptor, line)
+            os.fsync(self._descriptor)
+        except OSError as error:
+            # What reached the disk is unknown now, so nothing may follow it: the next open decides by the checksum.
+            self.close()
+            raise JournalError(f"{self.path}: record {self._next} could not be written ({error}); free the disk and resume the run") from error
+
+
+def read(path: Path | str) -> list[Record]:
+    """All records of a journal; needs no lock and may run while another process writes.
+
+    Raises:
+        JournalError: if there is no journal, or if a record before the last is damaged.
+    """
+    return tail(path)[0]
+
+
+def tail(path: Path | str, offset: int = 0, limit: int | None = None) -> tuple[list[Record], int]:
+    """The records that start at a byte offset, at most ``limit`` of them, and the offset from which to go on.
+
+    Raises:
+        JournalError: if there is no journal, or a damaged record with others after it, or a gap in the numbering.
+    """
+    path = Path(path)
+    records: list[Record] = []
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            for line in _lines(file, limit):
+                record = _parse(line)
+                if record is None:
+                    if file.read(1):
+                        raise _damaged(path, offset, "its checksum does not match")
+                    break
+                if record["n"] != (records[-1]["n"] + 1 if records else record["n"] if offset else 0):
+                    raise _damaged(path, offset, f"it has number {record['n']}, which is not the next one")
+                records.append(record)
+                offset += len(line)
+    except FileNotFoundError:
+        raise JournalError(f"there is no journal at {path}; expected the journal.jsonl of a run directory") from None
+    return records, offset
+
+
+def _lines(file: BinaryIO, limit: int | None) -> Iterator[bytes]:
+    """Whole lines; what follows the last newline is still being written, or was torn."""
+    count = 0
+    while limit is None or count < limit:
+        line = file.readline()
+        if not line.endswith(b"\n"):
+            return
+        count += 1
+        yield line
+
+
+def _parse(line: bytes) -> Record | None:
+    """The record on a line, or None if its checksum does not match."""
+    body, separator, crc = line.rpartition(b',"crc":"')
+    try:
+        if not separator or int(crc[:8], 16) != zlib.crc32(body + b"}") or crc[8:] != b'"}\n':
+            return None
+        record = from_json(body + b"}")
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("n"), int) else None
+
+
+def _damaged(path: Path, offset: int, what: str) -> JournalError:
+    with path.open("rb") as file:
+        line = file.read(offset).count(b"\n") + 1
+    return JournalError(
+        f"{path}, line {line}: this record is damaged ({what}) and others follow it, so it is not an interrupted write; "
+        f"restore the file from a copy, or start the run anew"
+    )
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
