@@ -1,0 +1,66 @@
+"""metasearch: search over how a network learns.
+
+Everything about training that people set by hand is a learnable component, together phi; an inner loop F_phi trains theta on
+a task's support set, and a searcher lowers the loss on its query set, L(phi).
+
+The names below are loaded when they are first used; ``import metasearch`` itself imports neither torch nor Ray nor MLflow.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from metasearch.api import check, evaluate, extend, load, replay, report, resume, run, search
+    from metasearch.core.errors import MetasearchError
+    from metasearch.core.registry import register
+    from metasearch.core.space import Choice, Float, Int, Space
+    from metasearch.core.values import Batch, Losses, Phi, Task, TaskSpec
+    from metasearch.tasks.base import FewShot
+
+__version__ = "0.1.0"
+
+_PLACES = {
+    "api": ("check", "evaluate", "extend", "load", "replay", "report", "resume", "run", "search"),
+    "core.errors": ("MetasearchError",),
+    "core.registry": ("register",),
+    "core.space": ("Choice", "Float", "Int", "Space"),
+    "core.values": ("Batch", "Losses", "Phi", "Task", "TaskSpec"),
+    "tasks.base": ("FewShot",),
+}
+_HOME = {name: module for module, names in _PLACES.items() for name in names}
+
+__all__ = [
+    "Batch",
+    "Choice",
+    "FewShot",
+    "Float",
+    "Int",
+    "Losses",
+    "MetasearchError",
+    "Phi",
+    "Space",
+    "Task",
+    "TaskSpec",
+    "check",
+    "evaluate",
+    "extend",
+    "load",
+    "register",
+    "replay",
+    "report",
+    "resume",
+    "run",
+    "search",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"metasearch.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -67,6 +67,7 @@ class Plan:
         select: ``L`` (lowest is best) or a metric (highest is best).
         checkpoint_every: outer steps between checkpoints.
         max_failures: failed proposals in a row that end a search over choices.
+        interruptible: whether a stop leaves evaluations in flight to the next driver (long ones) instead of finishing them.
     """
 
     seed: int
@@ -79,6 +80,7 @@ class Plan:
     select: str = "L"
     checkpoint_every: int = 100
     max_failures: int = 5
+    interruptible: bool = False
 
 
 @dataclass
@@ -107,6 +109,7 @@ class Controller:
         journal: the record.
         store: where checkpoints go.
         plan: seed, budget and intervals.
+        base: the parts of phi that no searcher owns.
         history: the journal's records so far (empty for a new run).
         checkpoint: what the newest checkpoint holds, or None.
         validate: measures phi on held-out tasks.
@@ -123,6 +126,7 @@ class Controller:
         store: Store,
         plan: Plan,
         *,
+        base: Phi | None = None,
         history: Iterable[Record] = (),
         checkpoint: Mapping[str, Any] | None = None,
         validate: Validate | None = None,
@@ -131,12 +135,14 @@ class Controller:
     ) -> None:
         self.searcher, self.estimator, self.executor = searcher, estimator, executor
         self.journal, self.store, self.plan = journal, store, plan
+        self._base = base or Phi()
         self._history = list(history)
         self._checkpoint = checkpoint
         self._validate, self._on_best, self._on_record = validate, on_best, on_record
         self.step = 0
         self.asked = 0
         self.best: Record | None = None
+        self.last_value = math.nan
         self.stopping = False
         self._proposed = 0
         self._open: list[Ask] = []
@@ -164,20 +170,31 @@ class Controller:
         self._walk()
         for ask in self._open:
             self._dispatch(ask)
+        self.go()
+
+    def go(self) -> None:
+        """Asks and tells until the budget is spent or :meth:`stop` is called, then saves a checkpoint."""
         while True:
             while not self.stopping and len(self._open) < self.plan.in_flight and self._may_ask():
                 self._ask()
-            if not self._open or (self.stopping and self._interruptible()):
+            if not self._open or (self.stopping and self.plan.interruptible):
                 break
-            for call, outcome in self.executor.wait():
+            for call, outcome in self.executor.wait(timeout_s=1.0):
                 self._take(call, outcome)
         self.checkpoint()
+
+    def phi(self, choices: Mapping[str, Any] | None = None) -> Phi:
+        """Where the search stands, the parts that no searcher owns included, with given choices on top."""
+        phi = self.searcher.phi()
+        return Phi(
+            {**self._base.tensors, **phi.tensors}, {**self._base.buffers, **phi.buffers}, {**phi.choices, **(choices or {})}
+        )
 
     def checkpoint(self) -> None:
         """Saves what the next driver continues from: searcher, carried state, and how far they are."""
         if self.step == self._saved:
             return
-        phi = self.searcher.phi()
+        phi = self.phi()
         tree = {
             "step": self.step,
             "searcher": self.searcher.state_dict(),
@@ -189,6 +206,20 @@ class Controller:
         if not any(one["type"] == "checkpoint" and one["step"] == self.step for one in self._history):
             self._record("checkpoint", step=self.step, path=f"checkpoints/{path.name}")
 
+    def recompute(self, evaluation: int) -> float:
+        """Walks along the record up to an evaluation and returns L as computed now.
+
+        Raises:
+            ResumeError: if an evaluation on the way differs from the record.
+        """
+        for index, record in enumerate(self._history):
+            if record["type"] == "evaluation" and record["id"] == evaluation:
+                self._history = self._history[:index]
+                break
+        self._walk()
+        proposal = next(one for ask in self._open for one in ask.proposals if one.id == evaluation)
+        return self._compute(proposal).value
+
     # The budget
 
     def _may_ask(self) -> bool:
@@ -198,10 +229,6 @@ class Controller:
             and (plan.evaluations is None or self._proposed < plan.evaluations)
             and (plan.seconds is None or self.journal.elapsed < plan.seconds)
         )
-
-    def _interruptible(self) -> bool:
-        """Whether open proposals may be left to the next driver: those of long evaluations, not a step in flight."""
-        return self.plan.in_flight > 1
 
     # Asking
 
@@ -234,8 +261,7 @@ class Controller:
                 self._submit(proposal)
 
     def _submit(self, proposal: Proposal) -> None:
-        phi = self.searcher.phi()
-        reference = self.executor.put(phi.replace(choices={**phi.choices, **proposal.choices}))
+        reference = self.executor.put(self.phi(proposal.choices))
         self._answers[proposal.id] = {}
         for call in self.estimator.calls(proposal.id, reference, self._carried, proposal.seed):
             self._calls[proposal.id, call.index] = call
@@ -296,6 +322,7 @@ class Controller:
         ask = next(ask for ask in self._open if evaluation.proposal in ask.proposals)
         self._record("evaluation", step=ask.step, **_fields(evaluation))
         ask.evaluations[evaluation.proposal.id] = evaluation
+        self.last_value = evaluation.value
         self._failures = self._failures + 1 if evaluation.status == "failed" else 0
         if self._failures >= self.plan.max_failures:
             assert evaluation.failure is not None
@@ -317,23 +344,26 @@ class Controller:
         self._after_step()
 
     def _after_step(self) -> None:
-        every = self.plan.validate_every
-        if self._validate is not None and every is not None and (self.step % every == 0 or self.step == self.plan.steps):
-            self._validation(self._validate)
         restored = self._checkpoint is not None and self.step <= self._checkpoint["step"]
+        every = self.plan.validate_every
+        due = every is not None and (self.step % every == 0 or self.step == self.plan.steps)
+        if ("validation", self.step) in self._known or (due and not restored):
+            self._validation()
         if not restored and self.step % self.plan.checkpoint_every == 0:
             self.checkpoint()
 
-    def _validation(self, validate: Validate) -> None:
+    def _validation(self) -> None:
         record = self._known.get(("validation", self.step))
         if record is None:
-            fields = validate(self.searcher.phi(), self.step)
+            if self._validate is None:
+                return
+            fields = self._validate(self.phi(), self.step)
             record = self._record("validation", step=self.step, best=self._improves(fields), **fields)
         if record["best"]:
             self.best = record
             restored = self._checkpoint is not None and self.step < self._checkpoint["step"]
             if self._on_best is not None and not restored:
-                self._on_best(self.searcher.phi(), record)
+                self._on_best(self.phi(), record)
 
     def _improves(self, fields: Mapping[str, Any]) -> bool:
         value, sign = self._selected(fields)
@@ -402,8 +432,7 @@ class Controller:
 
     def _compute(self, proposal: Proposal) -> Evaluation:
         """An evaluation by itself, in order, without recording it."""
-        phi = self.searcher.phi()
-        reference = self.executor.put(phi.replace(choices={**phi.choices, **proposal.choices}))
+        reference = self.executor.put(self.phi(proposal.choices))
         calls = self.estimator.calls(proposal.id, reference, self._carried, proposal.seed)
         for call in calls:
             self.executor.submit(call)

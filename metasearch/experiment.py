@@ -22,7 +22,7 @@ from metasearch.core.space import Space, extract
 from metasearch.core.values import Phi
 from metasearch.program import Blueprint, ExperimentProgram, TrialEvaluation
 from metasearch.schema import ExperimentFile
-from metasearch.searchers.joint import Joint
+from metasearch.searchers.joint import compose
 
 __all__ = ["Experiment", "load", "override", "read", "recorded", "resolve"]
 
@@ -64,18 +64,19 @@ class Experiment:
             ConfigError: if one cannot be built; UnsupportedError if they cannot work together.
         """
         parts = {
-            name: build("searcher", _plain(settings, ("in_flight", "reward_split")), f"searchers.{name}")
+            name: build("searcher", _plain(settings), f"searchers.{name}")
             for name, settings in self.file.searchers.items()
         }
-        joint = Joint(parts, slots=dict(self.slot_owners), choices=dict(self.owners))
-        joint.setup(phi, self.space, seed)
-        return joint
+        rewards = {name: "reward" for name, settings in self.file.searchers.items() if _reward_split(settings)}
+        joined = compose(parts, dict(self.slot_owners), dict(self.owners), rewards)
+        joined.setup(phi, self.space, seed)
+        return joined
 
-    def in_flight(self) -> int:
-        """Proposals worked on at a time: the largest ``in_flight`` of the searchers, one for gradient steps."""
-        asked = [settings.get("in_flight", 0) for settings in self.file.searchers.values() if isinstance(settings, Mapping)]
-        default = self.file.execution.workers if not self.takes_gradient() else 1
-        return max(asked, default=0) or default
+    def in_flight(self, searcher: Searcher) -> int:
+        """Proposals worked on at a time: what the searcher says, at least one a worker; one step for gradients."""
+        if searcher.needs_gradient:
+            return 1
+        return max(int(getattr(searcher, "in_flight", 1)), self.file.execution.workers)
 
     def takes_gradient(self) -> bool:
         """Whether a searcher needs the gradient of L."""
@@ -183,7 +184,7 @@ def resolve(tree: Mapping[str, Any], folder: Path | None = None) -> Experiment:
     if "searcher" in tree:
         if "searchers" in tree:
             raise ConfigError("searcher", "give either searcher or searchers, not both")
-        tree = {**tree, "searchers": {"searcher": tree.pop("searcher")}}
+        tree["searchers"] = {"searcher": tree.pop("searcher")}
     _, found = extract(tree)
     ranges = Space({name: dimension for name, (dimension, _) in found.items()})
     plain = Blueprint(tree, folders).configuration(ranges.sample(0))
@@ -295,8 +296,15 @@ def _slot_owners(file: ExperimentFile) -> dict[str, str]:
     return owners
 
 
-def _plain(settings: Any, drop: tuple[str, ...]) -> Any:
-    return {key: value for key, value in settings.items() if key not in drop} if isinstance(settings, Mapping) else settings
+def _plain(settings: Any) -> Any:
+    """A searcher's own settings, without what the experiment does for it."""
+    if not isinstance(settings, Mapping):
+        return settings
+    return {key: value for key, value in settings.items() if key != "reward_split"}
+
+
+def _reward_split(settings: Any) -> str | None:
+    return settings.get("reward_split") if isinstance(settings, Mapping) else None
 
 
 def recorded(value: Any) -> Any:

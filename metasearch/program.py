@@ -196,6 +196,12 @@ class ExperimentProgram:
             raise ConfigError("evaluation.estimator", f"is required: {', '.join(registry('estimator'))}")
         estimator = block.pop("estimator")
         settings = {"type": estimator} if isinstance(estimator, str) else dict(estimator)
+        splits = {one["reward_split"] for one in self.file.searchers.values() if isinstance(one, Mapping) and "reward_split" in one}
+        if len(splits) > 1:
+            raise ConfigError("searchers", f"rewards come from one split at a time, got {sorted(splits)}")
+        if splits:
+            settings["reward_split"] = splits.pop()
+            self.tasks.spec(settings["reward_split"])
         return build("estimator", {**settings, **block}, "evaluation", problem=self.problem)
 
     def _baseline(self, name: str) -> Baseline:

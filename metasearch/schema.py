@@ -185,8 +185,7 @@ class ExperimentFile(Config):
         name: name of the run and, by default, of the MLflow experiment.
         tasks: p(T): ``type`` and its settings.
         learner: F_phi: ``type`` or ``recipe`` and its settings.
-        searcher: short for one entry of ``searchers``.
-        searchers: outer decisions by name.
+        searchers: outer decisions by name (``searcher:`` in a file is short for one).
         evaluation: what one evaluation computes.
         scheduler: what stops training runs early.
         objectives: what is lowered, for searches with several objectives.
@@ -217,16 +216,6 @@ class ExperimentFile(Config):
     seeds: tuple[NonNegativeInt, ...] | None = None
     variants: dict[str, dict[str, Any]] | None = None
     seed: NonNegativeInt = 0
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_searcher(cls, values: Any) -> Any:
-        if isinstance(values, dict) and "searcher" in values:
-            if "searchers" in values:
-                raise ConfigError("searcher", "give either searcher or searchers, not both")
-            values = {**values, "searchers": {"searcher": values["searcher"]}}
-            del values["searcher"]
-        return values
 
     @field_validator("searchers")
     @classmethod

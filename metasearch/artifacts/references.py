@@ -32,8 +32,8 @@ def refuse_user_code(config: Any, *, allow_user_code: bool) -> None:
     references = user_references(config)
     if references and not allow_user_code:
         raise ArtifactError(
-            f"this phi needs code that is not part of metasearch: {', '.join(references)}. Loading it would run that code; "
-            f"if you trust it, pass allow_user_code=True"
+            f"this phi needs code that is not part of metasearch: {', '.join(references)}. Loading it would run "
+            f"that code; if you trust it, pass allow_user_code=True"
         )
 
 

@@ -50,7 +50,9 @@ def save(folder: Path | str, phi: Phi, manifest: Manifest) -> Manifest:
     """
     folder = Path(folder)
     if folder.exists() and not (folder / _MANIFEST).exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ArtifactError(f"{folder} exists and holds no {_MANIFEST}; give an empty or new folder, so that nothing else is lost")
+        raise ArtifactError(
+            f"{folder} exists and holds no {_MANIFEST}; give an empty or new folder, so that nothing else is lost"
+        )
     stored = _flatten(phi)
     complete = manifest.model_copy(
         update={
@@ -64,7 +66,9 @@ def save(folder: Path | str, phi: Phi, manifest: Manifest) -> Manifest:
     try:
         text = to_json(complete.model_dump(), indent=2)
     except TypeError as error:
-        raise ArtifactError(f"the manifest cannot be written: {error}; give numbers, strings, lists and mappings only") from error
+        raise ArtifactError(
+            f"the manifest cannot be written: {error}; give numbers, strings, lists and mappings only"
+        ) from error
     with folder_in_place(folder) as temporary:
         (temporary / _TENSORS).write_bytes(dump_tensors(stored))
         (temporary / _MANIFEST).write_text(text + "\n", encoding="utf-8")
@@ -75,17 +79,22 @@ def load(folder: Path | str, device: torch.device | str = "cpu") -> StoredPhi:
     """Reads a stored phi and checks that it is what its manifest says. Imports no code that the manifest names.
 
     Raises:
-        ArtifactError: if files are missing or damaged, a tensor is missing or has another shape or dtype than the manifest
-            says, the hash differs, or the format is newer than this metasearch.
+        ArtifactError: if files are missing or damaged, a tensor is missing or has another shape or dtype than the
+            manifest says, the hash differs, or the format is newer than this metasearch.
     """
     folder = Path(folder)
     manifest = _read_manifest(folder)
     stored = _read_tensors(folder / _TENSORS)
     expected = {_TENSOR_PREFIX + name: info for name, info in manifest.tensors.items()}
     expected |= {_BUFFER_PREFIX + name: info for name, info in manifest.buffers.items()}
-    _compare(f"{folder / _TENSORS} against its manifest", expected, _describe(stored), "restore both files from one copy")
+    _compare(
+        f"{folder / _TENSORS} against its manifest", expected, _describe(stored), "restore both files from one copy"
+    )
     if (actual := fingerprint(stored)) != manifest.hash:
-        raise ArtifactError(f"{folder}: the tensors' hash is {actual}, the manifest says {manifest.hash}; restore both files from one copy")
+        raise ArtifactError(
+            f"{folder}: the hash of the tensors is {actual}, the manifest says {manifest.hash}; "
+            f"restore both files from one copy"
+        )
     phi = Phi(_with_prefix(stored, _TENSOR_PREFIX), _with_prefix(stored, _BUFFER_PREFIX), dict(manifest.choices))
     return StoredPhi(phi.to(device), manifest)
 
@@ -108,24 +117,30 @@ def _read_manifest(folder: Path) -> Manifest:
     try:
         content = decode(json.loads(path.read_bytes()))
     except OSError as error:
-        raise ArtifactError(f"{path} cannot be read ({error.strerror}); expected a folder with {_MANIFEST} and {_TENSORS}") from error
+        raise ArtifactError(
+            f"{path} cannot be read ({error.strerror}); expected a folder with {_MANIFEST} and {_TENSORS}"
+        ) from error
     except ValueError as error:
         raise ArtifactError(f"{path} is damaged: it is not JSON ({error}); restore it from a copy") from error
     version = content.get("format") if isinstance(content, dict) else None
     if not isinstance(version, int) or version < 1:
-        raise ArtifactError(f"{path} has no valid format number (got {version!r}, expected 1 to {FORMAT}); it is not a phi of metasearch")
+        raise ArtifactError(
+            f"{path} has no valid format number: got {version!r}, expected 1 to {FORMAT}; it is not a phi of metasearch"
+        )
     if version > FORMAT:
         written_by = content.get("provenance", {}).get("versions", {}).get("metasearch", "a later one")
         raise ArtifactError(
-            f"{path} has format {version}, this metasearch reads up to {FORMAT}; it was written by metasearch {written_by}: "
-            f"upgrade with 'pip install --upgrade metasearch'"
+            f"{path} has format {version}, this metasearch reads up to {FORMAT}; "
+            f"it was written by metasearch {written_by}: upgrade with 'pip install --upgrade metasearch'"
         )
     try:
         return Manifest.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ArtifactError(f"{path} is damaged at {where}: {first['msg']} (got {first['input']!r}); restore it from a copy") from error
+        raise ArtifactError(
+            f"{path} is damaged at {where}: {first['msg']} (got {first['input']!r}); restore it from a copy"
+        ) from error
 
 
 def _read_tensors(path: Path) -> Tensors:
@@ -134,7 +149,9 @@ def _read_tensors(path: Path) -> Tensors:
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read ({error.strerror}); restore it from a copy") from error
     except SafetensorError as error:
-        raise ArtifactError(f"{path} is damaged: expected tensors in the safetensors format ({error}); restore it from a copy") from error
+        raise ArtifactError(
+            f"{path} is damaged: expected tensors in the safetensors format ({error}); restore it from a copy"
+        ) from error
 
 
 def _compare(what: str, expected: Mapping[str, TensorInfo], actual: Mapping[str, TensorInfo], hint: str) -> None:
@@ -143,7 +160,9 @@ def _compare(what: str, expected: Mapping[str, TensorInfo], actual: Mapping[str,
         raise ArtifactError(f"{what}: missing {missing or 'none'}, unexpected {surplus or 'none'}; {hint}")
     for name, info in expected.items():
         if actual[name].shape != info.shape:
-            raise ArtifactError(f"{what}: {name} should have shape {list(info.shape)}, got {list(actual[name].shape)}; {hint}")
+            raise ArtifactError(
+                f"{what}: {name} should have shape {list(info.shape)}, got {list(actual[name].shape)}; {hint}"
+            )
         if actual[name].dtype != info.dtype:
             raise ArtifactError(f"{what}: {name} should be {info.dtype}, got {actual[name].dtype}; {hint}")
 
@@ -157,7 +176,8 @@ def _flatten(phi: Phi) -> Tensors:
 
 def _describe(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     return {
-        name: TensorInfo(shape=tuple(tensor.shape), dtype=str(tensor.dtype).removeprefix("torch.")) for name, tensor in tensors.items()
+        name: TensorInfo(shape=tuple(tensor.shape), dtype=str(tensor.dtype).removeprefix("torch."))
+        for name, tensor in tensors.items()
     }
 
 

@@ -68,8 +68,8 @@ _OTHER = object()
 class Counter:
     """Counts the walks of dimensions that are in order.
 
-    A dimension that no later condition names only multiplies; a parent is split into the values that conditions name and
-    the rest; counts are kept by what later conditions can still see.
+    A dimension that no later condition names only multiplies; a parent is split into the values that conditions name
+    and the rest; counts are kept by what later conditions can still see.
     """
 
     def __init__(self, dimensions: Mapping[str, Dimension]) -> None:

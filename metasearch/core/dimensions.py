@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, TypeAlias
 
 from metasearch.core.errors import ConfigError, nearest
@@ -59,9 +60,9 @@ class Float:
     @property
     def count(self) -> float:
         """Number of values; inf without a step."""
-        if self.low == self.high:
-            return 1
-        return math.inf if self.step is None else math.floor((self.high - self.low) / self.step + _TOLERANCE) + 1
+        if self.step is None:
+            return 1 if self.low == self.high else math.inf
+        return int((_decimal(self.high) - _decimal(self.low)) // _decimal(self.step)) + 1
 
     def values(self) -> list[float]:
         """All values, in order.
@@ -71,7 +72,8 @@ class Float:
         """
         if math.isinf(self.count):
             raise ConfigError("", "a float range without a step has no list of values; give it a step or use a choice")
-        return [self.low + index * (self.step or 0.0) for index in range(int(self.count))]
+        step = _decimal(self.step or 0.0)
+        return [float(_decimal(self.low) + index * step) for index in range(int(self.count))]
 
     def contains(self, value: Any) -> bool:
         if (
@@ -137,8 +139,8 @@ class Int:
 class Choice:
     """One of several options.
 
-    Recorded is an option's label: itself if it is a scalar, its ``type`` if it is a mapping that has one of its own, else
-    ``#`` and its index.
+    Recorded is an option's label: itself if it is a scalar, its ``type`` if it is a mapping that has one of its own,
+    else ``#`` and its index.
 
     Args:
         options: scalars, mappings or lists, at least one.
@@ -257,6 +259,11 @@ def _label(index: int, option: Any, types: list[str]) -> Scalar:
     if isinstance(option, Mapping) and "type" in option and types.count(str(option["type"])) == 1:
         return str(option["type"])
     return f"#{index}"
+
+
+def _decimal(value: float) -> Decimal:
+    """The number as it is written, so that 0.1 + 2 * 0.1 is 0.3."""
+    return Decimal(repr(value))
 
 
 def _number(value: Any) -> float:

@@ -1,7 +1,7 @@
 """Files that are either there in full or not there: strict JSON with nan and inf, atomic files and folders.
 
-JSON has no nan and no infinity, so they are written as the strings ``"nan"``, ``"inf"`` and ``"-inf"`` and come back as
-floats; a real string of that spelling is written with a backslash in front, so that every value survives the round trip.
+JSON has no nan and no infinity, so they are written as the strings ``"nan"``, ``"inf"`` and ``"-inf"`` and come back
+as floats; a real string of that spelling is written with a backslash in front, so that every value survives.
 """
 
 from __future__ import annotations
@@ -102,10 +102,10 @@ def write_file(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def folder_in_place(target: Path, fault: str | None = None) -> Iterator[Path]:
-    """An empty folder to fill; on leaving it is flushed to disk and takes the name ``target``, replacing what was there.
+    """An empty folder to fill; on leaving it is flushed to disk and named ``target``, replacing what was there.
 
-    If the body raises, the folder is removed and ``target`` stays as it was. ``fault`` names a fault point that is passed
-    right before the rename and right after it.
+    If the body raises, the folder is removed and ``target`` stays as it was. ``fault`` names a fault point that is
+    passed right before the rename and right after it.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(target)
@@ -135,7 +135,7 @@ def sync_folder(path: Path) -> None:
 
 
 def temporary_name(path: Path) -> Path:
-    """A name beside ``path`` that nothing else uses; it starts with ``.tmp-``, which marks what an interrupted write left."""
+    """A name beside ``path`` that nothing else uses, starting with ``.tmp-``, the mark of interrupted writes."""
     return path.with_name(f"{_MARK}{path.name}-{secrets.token_hex(4)}")
 
 

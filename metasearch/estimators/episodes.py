@@ -70,10 +70,13 @@ class EpisodeEstimator(ABC):
         Args:
             tasks: episodes in one evaluation (the meta-batch).
             shard: episodes in one call.
+            reward_split: split on which L is measured besides, as the metric ``reward``, for a searcher that must not see
+                what the gradient saw.
         """
 
         tasks: PositiveInt = 32
         shard: PositiveInt = 8
+        reward_split: str | None = None
 
     gives_gradient: ClassVar[bool] = False
     carries: ClassVar[bool] = False
@@ -114,11 +117,17 @@ class EpisodeEstimator(ABC):
         start = time.perf_counter()
         phi = self.problem.phi(call.phi)
         task = self.problem.sample(call.split, call.seeds)
-        losses, gradient, carried = self.shard_losses(call, phi, task, self.problem.learner(phi.choices))
+        learner = self.problem.learner(phi.choices)
+        losses, gradient, carried = self.shard_losses(call, phi, task, learner)
+        metrics = {name: _array(value) for name, value in losses.metrics.items()}
+        if self.config.reward_split is not None:
+            other = self.problem.sample(self.config.reward_split, call.seeds)
+            with torch.no_grad():
+                metrics["reward"] = _array(learner.evaluate(phi, other, call.seed, create_graph=False).query)
         return Measurement(
             objective=_array(losses.objective),
             query=_array(losses.query),
-            metrics={name: _array(value) for name, value in losses.metrics.items()},
+            metrics=metrics,
             gradient=None if gradient is None else {name: value.detach().cpu() for name, value in gradient.items()},
             updates={name: value.detach().cpu() for name, value in losses.updates.items()},
             carried=carried,

@@ -106,7 +106,7 @@ class Pretrained:
             raise UnsupportedError(
                 "test.baselines", "'pretrained' needs tasks with examples(split) and n_classes(split); leave it out"
             )
-        if not isinstance(self.learner, InnerLoop) or self.not isinstance(self.learner.slots["initialization"], LearnedInitialization):
+        if not isinstance(self.learner, InnerLoop) or not isinstance(self.learner.slots["initialization"], LearnedInitialization):
             raise UnsupportedError("test.baselines", "'pretrained' needs an inner loop with a learned initialization")
 
     def prepare(self, seed: int) -> Phi:

@@ -19,7 +19,8 @@ Few-shot classification of your own examples needs no more than the examples (se
             ways: int = 5
 
         def __init__(self, config, device="cpu"):
-            splits = {split: np.load(f"glyphs_{split}.npy") for split in ("train", "validation", "test")}  # [classes, n, ...]
+            # each array is [classes, examples, channels, height, width]
+            splits = {split: np.load(f"glyphs_{split}.npy") for split in ("train", "validation", "test")}
             super().__init__(splits, ways=config.ways, shots=1, queries=15, device=device)
 
 and ``tasks: {type: "my_module:Glyphs", ways: 10}`` in the experiment file, or ``@register("task", "glyphs")`` above the

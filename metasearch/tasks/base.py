@@ -27,8 +27,8 @@ class ClassPool:
     """The examples of one split on one device, and the draw of classes and examples from them.
 
     Args:
-        by_class: ``[classes, examples, ...]``, or a sequence of ``[examples, ...]`` where classes have unequal numbers of
-            them. They are kept in the dtype they come in: uint8 takes a quarter of the memory of float32.
+        by_class: ``[classes, examples, ...]``, or a sequence of ``[examples, ...]`` where classes have unequal numbers
+            of them. They are kept in the dtype they come in: uint8 takes a quarter of the memory of float32.
         groups: ``[classes]`` group of each class, if all classes of a task shall come from one group.
         device: where the examples are kept.
 
@@ -88,8 +88,8 @@ class FewShot:
     no example. Both are class-major: all examples of label 0, then those of label 1, and so on.
 
     Args:
-        images_by_class: for each split ``[classes, examples, ...]``, or a sequence of ``[examples, ...]``. uint8 is read as
-            256 levels and scaled to [0, 1]; other dtypes are taken as they are.
+        images_by_class: for each split ``[classes, examples, ...]``, or a sequence of ``[examples, ...]``. uint8 is
+            read as 256 levels and scaled to [0, 1]; other dtypes are taken as they are.
         ways, shots, queries: a number, or one for each split; ``shots`` and ``queries`` count examples of one class.
         pool: number of different training tasks; None for no limit. Seed s is then task ``s mod pool``.
         groups: for each split ``[classes]``; classes of a task then come from one group.
@@ -169,8 +169,8 @@ class FewShot:
         )
 
     def examples(self, split: str) -> tuple[Tensor, Tensor]:
-        """All examples of a split as plain supervised data: ``[N, ...]`` as they are stored (see :meth:`decode`), and their
-        classes ``[N]`` below :meth:`n_classes`. The tensor is the distribution's own: not to be changed in place.
+        """All examples of a split as plain supervised data: ``[N, ...]`` as they are stored (see :meth:`decode`), and
+        their classes ``[N]`` below :meth:`n_classes`. The tensor is the distribution's own: not to be changed in place.
         """
         pool = self._pool(split)
         classes = torch.from_numpy(np.repeat(np.arange(len(pool)), pool.counts))
@@ -216,8 +216,8 @@ class FewShot:
         if shots + queries > fewest:
             raise ConfigError(
                 "queries",
-                f"{shots} shots and {queries} queries need {shots + queries} examples of each class, but split {split!r} has a "
-                f"class with {fewest}; lower queries to at most {max(fewest - shots, 0)}, or shots",
+                f"{shots} shots and {queries} queries need {shots + queries} examples of each class, but split "
+                f"{split!r} has a class with {fewest}; lower queries to at most {max(fewest - shots, 0)}, or shots",
             )
 
 

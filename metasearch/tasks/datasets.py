@@ -77,8 +77,10 @@ def cache_folder() -> Path:
 
 
 def place(name: str, folder: str | Path | None = None) -> tuple[str, Path] | None:
-    """Where a data set lies, in a word (``folder``, ``METASEARCH_DATA``, ``bundled`` or ``cache``) and as a path; None if it is
-    in none of these places."""
+    """Where a data set lies, in a word and as a path; None if it is in none of the places it is looked for.
+
+    The word is ``folder``, ``METASEARCH_DATA``, ``bundled`` or ``cache``.
+    """
     dataset = describe(name)
     for word, path in _places(dataset, folder):
         if not _missing(dataset, path):
@@ -99,8 +101,8 @@ def locate(name: str, folder: str | Path | None = None) -> Path:
     dataset = describe(name)
     looked = "; ".join(f"{path} (lacks {', '.join(_missing(dataset, path))})" for _, path in _places(dataset, folder))
     raise DataError(
-        f"data set {name!r} was not found. Looked in: {looked}. Run `metasearch datasets get {name}`, or put its files into a "
-        f"folder $METASEARCH_DATA/{name}"
+        f"data set {name!r} was not found. Looked in: {looked}. Run `metasearch datasets get {name}`, or put its files "
+        f"into a folder $METASEARCH_DATA/{name}"
     )
 
 
@@ -162,7 +164,7 @@ def _download(file: File, folder: Path) -> None:
         part.replace(folder / file.name)
     except (urllib.error.URLError, OSError) as error:
         raise DataError(
-            f"could not download {file.url}: {error}. Fetch it by hand into {folder}, or into a folder that $METASEARCH_DATA names"
+            f"could not download {file.url}: {error}. Fetch it by hand and put it into {folder}, or give its folder"
         ) from error
     finally:
         part.unlink(missing_ok=True)
@@ -174,7 +176,8 @@ def _check(path: Path, file: File) -> None:
         actual = hashlib.file_digest(stream, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
     if actual != expected:
         raise DataError(
-            f"{file.name}: expected {algorithm} {expected}, got {actual}; the file is damaged or another version, delete it"
+            f"{file.name}: expected {algorithm} {expected}, got {actual}; the file is damaged or another version, "
+            "delete it"
         )
 
 

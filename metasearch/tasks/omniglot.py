@@ -23,21 +23,23 @@ _DEFAULT_VALIDATION = 100
 
 
 class Omniglot(FewShot):
-    """N-way K-shot tasks from 1623 characters of 50 alphabets, each drawn once by 20 people; pictures are ``[1, 28, 28]`` in
-    [0, 1] with ink = 1.
+    """N-way K-shot tasks from 1623 characters of 50 alphabets, each drawn once by 20 people.
+
+    Pictures are ``[1, image_size, image_size]`` in [0, 1] with ink = 1.
 
     Three ways to split the characters are in use, and results under one say nothing about another:
 
-    - ``vinyals``: 1028 train, 172 validation, 423 test characters, from (almost) different alphabets. Fixed, and harder.
+    - ``vinyals``: 1028 train, 172 validation, 423 test characters, from (almost) different alphabets; fixed and
+      harder.
     - ``random``: 1200 and 423 characters at random, alphabets mixed, as in MAML, Reptile and Meta-SGD. Their own lists
       cannot be recovered, so ``split_seed`` draws one.
     - ``lake``: the authors' background (964) and evaluation (659) sets, of different alphabets.
 
-    The last two take ``validation_classes`` characters at random out of training.
+    The last two take validation characters at random out of training: ``random`` single ones, ``lake`` whole alphabets.
 
-    Drawings turned by 90, 180 and 270 degrees count as new classes: with ``rotations: train`` in training only (validation
-    and test stay upright, as in Reptile), with ``all`` in every split (as in MAML's code and Prototypical Networks), with
-    ``none`` nowhere.
+    Drawings turned by 90, 180 and 270 degrees count as new classes: with ``rotations: train`` in training only
+    (validation and test stay upright, as in Reptile), with ``all`` in every split (as in MAML's code and Prototypical
+    Networks), with ``none`` nowhere.
 
     Pictures are resized as Pillow's Lanczos filter resizes the stored image in mode ``L``, then inverted.
 
@@ -50,7 +52,7 @@ class Omniglot(FewShot):
         within_alphabet: all classes of a task come from one alphabet (in one orientation), drawn first among those with
             enough classes.
         split_seed: draws the characters of ``random``, and those that validation takes out of training.
-        validation_classes: None means the 172 of ``vinyals``, and 100 else; 0 means no validation split.
+        validation_classes: how many at least; None means the 172 of ``vinyals``, and 100 else; 0 no validation split.
         data: ``bundled``; ``original`` (the authors' archives, downloaded if need be); or a folder with these archives.
 
     Raises:
@@ -64,6 +66,8 @@ class Omniglot(FewShot):
     """
 
     class Config(BaseConfig):
+        """See :class:`Omniglot`."""
+
         split: Literal["vinyals", "random", "lake"] = "vinyals"
         ways: PerSplit = per_split(5)
         shots: PerSplit = per_split(1)
@@ -83,16 +87,17 @@ class Omniglot(FewShot):
         turned = {
             split for split in splits if config.rotations == "all" or (config.rotations == "train" and split == "train")
         }
-        classes = {split: _names([names[i] for i in members], split in turned) for split, members in splits.items()}
+        classes = {
+            split: _class_names([names[i] for i in members], split in turned) for split, members in splits.items()
+        }
+        groups = {split: [_orientation(name) for name in labels] for split, labels in classes.items()}
         super().__init__(
             {split: _with_rotations(pictures[members], split in turned) for split, members in splits.items()},
             ways=config.ways,
             shots=config.shots,
             queries=config.queries,
             pool=config.pool,
-            groups={split: [_alphabet(name) for name in labels] for split, labels in classes.items()}
-            if config.within_alphabet
-            else None,
+            groups=groups if config.within_alphabet else None,
             names=classes,
             device=device,
             dtype=dtype,
@@ -111,17 +116,27 @@ def _split(names: tuple[str, ...], config: Omniglot.Config) -> dict[str, NDArray
         return {split: np.flatnonzero([name in members for name in short]) for split, members in lists.items()}
     if config.split == "random":
         order = Draws([derive(config.split_seed, "omniglot", "characters")]).permutation(len(names))[0]
-        train, test = order[:_RANDOM_TRAIN], np.sort(order[_RANDOM_TRAIN:])
+        train, test = np.sort(order[:_RANDOM_TRAIN]), np.sort(order[_RANDOM_TRAIN:])
     else:
         background = np.array([name.startswith("images_background/") for name in names])
         train, test = np.flatnonzero(background), np.flatnonzero(~background)
-    held_out = _DEFAULT_VALIDATION if config.validation_classes is None else config.validation_classes
-    if held_out >= len(train):
-        raise ConfigError(
-            "validation_classes", f"expected fewer than the {len(train)} training characters, got {held_out}"
-        )
-    taken = Draws([derive(config.split_seed, "omniglot", "validation")]).permutation(len(train))[0]
-    return {"train": np.sort(train[taken[held_out:]]), "validation": np.sort(train[taken[:held_out]]), "test": test}
+    held_out = _held_out([names[i] for i in train], config)
+    return {"train": train[~held_out], "validation": train[held_out], "test": test}
+
+
+def _held_out(names: list[str], config: Omniglot.Config) -> NDArray[np.bool_]:
+    """Which of the training characters go to validation: single ones for ``random``, whole alphabets for ``lake``."""
+    wanted = _DEFAULT_VALIDATION if config.validation_classes is None else config.validation_classes
+    _, units = np.unique(
+        names if config.split == "random" else [_alphabet(name) for name in names], return_inverse=True
+    )
+    sizes = np.bincount(units)
+    order = Draws([derive(config.split_seed, "omniglot", "validation")]).permutation(len(sizes))[0]
+    before = np.cumsum(sizes[order]) - sizes[order]
+    taken = order[before < wanted]
+    if len(taken) == len(sizes):
+        raise ConfigError("validation_classes", f"{wanted} leave none of {len(names)} characters to train on; lower it")
+    return np.isin(units, taken)
 
 
 def _with_rotations(pictures: NDArray[np.uint8], turned: bool) -> NDArray[np.uint8]:
@@ -130,12 +145,18 @@ def _with_rotations(pictures: NDArray[np.uint8], turned: bool) -> NDArray[np.uin
     return np.concatenate([np.rot90(pictures, quarter, axes=(2, 3)) for quarter in angles])[:, :, None]
 
 
-def _names(characters: list[str], turned: bool) -> list[str]:
+def _class_names(characters: list[str], turned: bool) -> list[str]:
     """``alphabet/character@degrees``, in the order of :func:`_with_rotations`."""
     short = [name.split("/", 1)[1] for name in characters]
     return [f"{name}@{90 * quarter}" for quarter in range(4 if turned else 1) for name in short]
 
 
 def _alphabet(name: str) -> str:
-    """Alphabet and orientation of a class."""
-    return f"{name.split('/')[0]}@{name.split('@')[1]}"
+    """Alphabet of ``set/alphabet/character``."""
+    return name.split("/")[1]
+
+
+def _orientation(class_name: str) -> str:
+    """``alphabet@degrees`` of ``alphabet/character@degrees``."""
+    alphabet, _, rest = class_name.partition("/")
+    return f"{alphabet}@{rest.partition('@')[2]}"

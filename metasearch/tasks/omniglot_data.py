@@ -1,6 +1,7 @@
 """Reading Omniglot: the bundled drawings, or the archives its authors publish.
 
-Lake, Salakhutdinov, Tenenbaum 2015, "Human-level concept learning through probabilistic program induction", Science 350.
+Lake, Salakhutdinov, Tenenbaum 2015, "Human-level concept learning through probabilistic program induction", Science
+350.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Drawings:
     packed: NDArray[np.uint8]
 
     def pictures(self, size: int) -> NDArray[np.uint8]:
-        """``[characters, 20, size, size]``, 255 = ink, resized with Lanczos (see :func:`~metasearch.tasks.resize.shrink_ink`)."""
+        """``[characters, 20, size, size]``, 255 = ink, resized by :func:`~metasearch.tasks.resize.shrink_ink`."""
         rows = self.packed.reshape(-1, _BYTES)
         out = np.empty((len(rows), size, size), dtype=np.uint8)
         for start in range(0, len(rows), _CHUNK):
@@ -59,8 +60,8 @@ def load(source: str, size: int) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
     """Names of all characters, and their pictures ``[1623, 20, size, size]`` (read-only; kept for the next caller).
 
     Args:
-        source: ``bundled``; ``original`` for the authors' archives, downloaded where they are nowhere yet; or a folder with
-            these archives.
+        source: ``bundled``; ``original`` for the authors' archives, downloaded where they are nowhere yet; or a folder
+            with these archives.
         size: side of a picture in pixels.
 
     Raises:

@@ -20,20 +20,20 @@ __all__ = ["Quadratic"]
 class Quadratic:
     """Regression on ``y = <x, w> + noise``; a task is its solution w, and inputs are normal with unequal variances.
 
-    With a linear model without bias and the squared error, the support loss is ``(theta - w)' H (theta - w)`` up to the noise,
-    with ``H = X' X / shots``; k gradient steps of size a from phi end at ``w + (I - 2 a H)^k (phi - w)``.
+    With a linear model without bias and the squared error, the support loss is ``(theta - w)' H (theta - w)`` up to
+    the noise, with ``H = X' X / shots``; k gradient steps of size a from phi end at ``w + (I - 2 a H)^k (phi - w)``.
 
     Settings (``Config``):
         dimensions: length d of an input.
         shots, queries: support and query examples, a number or one for each split.
         center, spread: w ~ N(center, spread^2), each coordinate alike.
-        condition: ratio of the largest to the smallest variance of the inputs' coordinates, spaced evenly on a log scale
-            from 1 down to 1 / condition.
+        condition: ratio of the largest to the smallest variance of the inputs' coordinates, spaced evenly on a log
+            scale from 1 down to 1 / condition.
         noise: standard deviation of what is added to the targets.
         pool: number of different training tasks; None for no limit.
 
-    Inputs are ``[T, n, d]``, targets ``[T, n, 1]``; ``info["solution"]`` is w, ``[T, d]`` float64, on the CPU. The same seed gives
-    different tasks in different splits.
+    Inputs are ``[T, n, d]``, targets ``[T, n, 1]``; ``info["solution"]`` is w, ``[T, d]`` float64, on the CPU. The
+    same seed gives different tasks in different splits.
 
     Example:
         >>> tasks = Quadratic(Quadratic.Config(dimensions=3), dtype=torch.float64)
@@ -44,6 +44,8 @@ class Quadratic:
     """
 
     class Config(BaseConfig):
+        """See :class:`Quadratic`."""
+
         dimensions: int = Field(default=4, ge=1)
         shots: PerSplit = per_split(8)
         queries: PerSplit = per_split(8)

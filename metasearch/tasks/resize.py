@@ -2,8 +2,8 @@
 
 Pillow resizes 8-bit images in two passes, columns first, with the filter's weights rounded to 22 fractional bits and
 the picture between the passes rounded to 8 bits. Both passes are matrix products of integers, and float32 holds
-integers up to 2^24 exactly, so they run as float32 products, whose result then depends neither on the order of summation
-nor on the machine. Weights too large for that are split in two halves of 11 bits.
+integers up to 2^24 exactly, so they run as float32 products, whose result then depends neither on the order of
+summation nor on the machine. Weights too large for that are split in two halves of 11 bits.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def shrink_ink(ink: NDArray[np.uint8], new_size: int) -> NDArray[np.uint8]:
 
     Returns:
         ``[n, new_size, new_size]`` uint8, 255 = ink: what Pillow makes of the image with ink stored as 0 and paper as
-        255, in mode ``L`` with ``LANCZOS``, and then inverted (255 minus the value). Fastest for some 100 drawings a call,
-        whose intermediate pictures stay in the processor's cache.
+        255, in mode ``L`` with ``LANCZOS``, and then inverted (255 minus the value). Fastest for some 100 drawings a
+        call, whose intermediate pictures stay in the processor's cache.
     """
     n, size, _ = ink.shape
     if size == new_size:
@@ -74,7 +74,8 @@ def shrink_ink(ink: NDArray[np.uint8], new_size: int) -> NDArray[np.uint8]:
 
 def _to_pixels(sums: NDArray[np.int32]) -> NDArray[np.uint8]:
     """Fixed-point sums rounded to the nearest of 0 ... 255."""
-    return np.clip((sums + np.int32(_HALF)) >> _BITS, 0, 255).astype(np.uint8)
+    rounded: NDArray[np.int32] = np.clip((sums + np.int32(_HALF)) >> _BITS, 0, 255)
+    return rounded.astype(np.uint8)
 
 
 def _lanczos3(x: float) -> float:

@@ -19,7 +19,7 @@ def below(words: NDArray[np.uint64], bounds: ArrayLike) -> NDArray[np.int64]:
 
 
 def distinct(words: NDArray[np.uint64], counts: ArrayLike) -> NDArray[np.int64]:
-    """k different integers below a count for each row, in random order; every ordered choice is equally likely.
+    """Draws k different integers below a count for each row, in random order; every ordered choice is equally likely.
 
     Args:
         words: ``[..., 2 k]`` words of 64 random bits, the first k to choose with, the others to order with.

@@ -38,14 +38,14 @@ class Sinusoid:
 
     Settings (``Config``):
         shots, queries: support and query points, a number or one for each split.
-        amplitude, phase, frequency, x: a number, or ``[low, high]`` of a uniform distribution. The defaults are those of
-            MAML; ``frequency: [0.8, 1.2]`` is the harder family of Meta-SGD.
+        amplitude, phase, frequency, x: a number, or ``[low, high]`` of a uniform distribution. The defaults are those
+            of MAML; ``frequency: [0.8, 1.2]`` is the harder family of Meta-SGD.
         pool: number of different training tasks; None for no limit.
 
-    Inputs and targets are ``[T, n, 1]``; ``info`` holds ``amplitude``, ``phase`` and ``frequency`` ``[T]``, on the CPU. The same
-    seed gives different tasks in different splits, so that held-out tasks stay unseen.
+    Inputs and targets are ``[T, n, 1]``; ``info`` holds ``amplitude``, ``phase`` and ``frequency`` ``[T]``, on the
+    CPU. The same seed gives different tasks in different splits, so that held-out tasks stay unseen.
 
-    Reference: Finn, Abbeel, Levine 2017 (arXiv 1703.03400), section 5.1; Li et al. 2017 (arXiv 1707.09835), section 4.1.
+    Reference: Finn, Abbeel, Levine 2017 (arXiv 1703.03400), section 5.1; Li et al. 2017 (arXiv 1707.09835).
 
     Example:
         >>> tasks = Sinusoid(Sinusoid.Config(shots=5, queries=10))
@@ -54,6 +54,8 @@ class Sinusoid:
     """
 
     class Config(BaseConfig):
+        """See :class:`Sinusoid`."""
+
         shots: PerSplit = per_split(10)
         queries: PerSplit = per_split(10)
         amplitude: Interval = (0.1, 5.0)

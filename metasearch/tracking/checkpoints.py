@@ -1,8 +1,8 @@
 """Checkpoints of a run: ``checkpoints/<step, 8 digits>/`` with ``state.json`` and ``tensors.safetensors``.
 
-A checkpoint appears by a rename of a flushed folder, so one that can be seen is whole. Kept are the newest two (the newer
-might turn out damaged), the best by validation, and those whose ordinal number is a power of two: log-spaced starting
-points from which any evaluation can be repeated.
+A checkpoint appears by a rename of a flushed folder, so one that can be seen is whole. Kept are the newest two (the
+newer might turn out damaged), the best by validation, and those whose ordinal number is a power of two: log-spaced
+starting points from which any evaluation can be repeated.
 """
 
 from __future__ import annotations
@@ -46,7 +46,13 @@ class Checkpoints:
         self._sweep()
         structure, tensors = pack(tree)
         state, numbers = _to_bytes(structure), tensors_to_bytes(tensors)
-        meta = {"format": FORMAT, "step": step, "ordinal": self._ordinal(step), "state": _digest(state), "tensors": _digest(numbers)}
+        meta = {
+            "format": FORMAT,
+            "step": step,
+            "ordinal": self._ordinal(step),
+            "state": _digest(state),
+            "tensors": _digest(numbers),
+        }
         target = self.path(step)
         with folder_in_place(target, fault="checkpoint.rename") as folder:
             (folder / _STATE).write_bytes(state)
@@ -64,7 +70,9 @@ class Checkpoints:
             ValueError: if there is no checkpoint of this step.
         """
         if step not in self.steps():
-            raise ValueError(f"cannot mark step {step} as the best: checkpoints exist for {self.steps()}; save one first")
+            raise ValueError(
+                f"cannot mark step {step} as the best: checkpoints exist for {self.steps()}; save one first"
+            )
         write_file(self.folder / _BEST, _to_bytes({"step": step}))
 
     def steps(self) -> list[int]:
@@ -127,7 +135,9 @@ def load_checkpoint(path: Path | str) -> Any:
     path = Path(path)
     meta = _meta(path)
     if meta["format"] > FORMAT:
-        raise ResumeError(f"{path} has checkpoint format {meta['format']}, this metasearch reads up to {FORMAT}; upgrade metasearch")
+        raise ResumeError(
+            f"{path} has checkpoint format {meta['format']}, this metasearch reads up to {FORMAT}; upgrade metasearch"
+        )
     contents = {}
     for name, key in ((_STATE, "state"), (_TENSORS, "tensors")):
         contents[key] = _content(path / name)

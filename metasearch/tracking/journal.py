@@ -1,8 +1,8 @@
 """The record of a run: one JSON object a line, appended and flushed to disk before anything acts on it.
 
-Each line ends in the CRC-32 of all that stands before it, so damage is seen. A process that dies while it writes leaves a
-torn last line: the next writer cuts it off, readers pass over it. Damage anywhere else is an error, since a record that
-somebody may have acted on is gone.
+Each line ends in the CRC-32 of all that stands before it, so damage is seen. A process that dies while it writes leaves
+a torn last line: the next writer cuts it off, readers pass over it. Damage anywhere else is an error, since a record
+that somebody may have acted on is gone.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ class Journal:
             records, end = tail(path)
             torn = os.fstat(descriptor).st_size - end
             if torn:
-                _log.warning("%s: cut off %d bytes that an interrupted write left after record %d", path, torn, len(records) - 1)
+                _log.warning(
+                    "%s: cut off %d bytes that an interrupted write left after record %d", path, torn, len(records) - 1
+                )
                 os.ftruncate(descriptor, end)
             os.fsync(descriptor)
             sync_folder(path.parent)
@@ -104,7 +106,9 @@ class Journal:
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _write(self, line: bytes) -> None:
@@ -122,7 +126,8 @@ class Journal:
         except OSError as error:
             # What reached the disk is unknown now, so nothing may follow it: the next open decides by the checksum.
             self.close()
-            raise JournalError(f"{self.path}: record {self._next} could not be written ({error}); free the disk and resume the run") from error
+            problem = f"record {self._next} could not be written ({error})"
+            raise JournalError(f"{self.path}: {problem}; free the disk and resume the run") from error
 
 
 def read(path: Path | str) -> list[Record]:
@@ -187,7 +192,7 @@ def _damaged(path: Path, offset: int, what: str) -> JournalError:
     with path.open("rb") as file:
         line = file.read(offset).count(b"\n") + 1
     return JournalError(
-        f"{path}, line {line}: this record is damaged ({what}) and others follow it, so it is not an interrupted write; "
+        f"{path}, line {line}: this record is damaged ({what}) and others follow it, so it is no interrupted write; "
         f"restore the file from a copy, or start the run anew"
     )
 

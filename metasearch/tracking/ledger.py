@@ -6,10 +6,11 @@ in whatever portions it is read.
 
 from __future__ import annotations
 
+import heapq
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ MAX_VALUE_CHARACTERS = 6000
 
 _PARENT_STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "diverged": "FAILED", "failed": "FAILED"}
 _NAME_LIMIT = 250
+_CUT = " ... (cut)"
 
 
 class Row(NamedTuple):
@@ -35,7 +37,7 @@ class Row(NamedTuple):
 
 @dataclass
 class RunRows:
-    """What one MLflow run shows. ``rows`` from ``sent`` on, and whatever ``changed`` tells of, are still to be sent."""
+    """What one MLflow run is still to be told (rows, tags, params), and its status."""
 
     started_ms: int
     rows: list[Row] = field(default_factory=list)
@@ -43,7 +45,10 @@ class RunRows:
     params: dict[str, str] = field(default_factory=dict)
     status: str = "RUNNING"
     ended_ms: int | None = None
-    sent: int = 0
+
+    def clear(self) -> None:
+        """Forgets what has been sent."""
+        self.rows, self.tags, self.params = [], {}, {}
 
     def log(self, name: str, value: Any, record: Record, step: int) -> None:
         """Adds a point. An infinite value becomes a tag, since MLflow would store 1.8e308; None is no value."""
@@ -55,7 +60,9 @@ class RunRows:
         else:
             self.rows.append(Row(name, number, _ms(record), step))
 
-    def log_all(self, metrics: Mapping[str, Any], record: Record, step: int, prefix: str = "", suffix: str = "") -> None:
+    def log_all(
+        self, metrics: Mapping[str, Any], record: Record, step: int, prefix: str = "", suffix: str = ""
+    ) -> None:
         """Adds a point for each metric; an interval given as [low, high] becomes two."""
         for name, value in metrics.items():
             if isinstance(value, list) and len(value) == 2:
@@ -122,10 +129,39 @@ class Ledger:
         if reader := self._read.get(record["type"]):
             reader(record, self.parent)
 
+    def settle(self, present: Container[int]) -> None:
+        """All that was added so far is in MLflow already, where these children are present."""
+        if self.parent:
+            self.parent.clear()
+        for child in self.children.values():
+            if child.proposal in present:
+                child.clear()
+                self.changed.discard(child.proposal)
+
+    def keep_best(self, limit: int) -> set[int]:
+        """Which proposals are to have a run: all while there are at most ``limit``, from then on the best.
+
+        A proposal that has been evaluated and is not among them never comes back, and is forgotten.
+        """
+        if self.proposals > limit:
+            kept = {
+                child.proposal for child in heapq.nsmallest(limit, self.children.values(), key=lambda child: child.rank)
+            }
+            for child in list(self.children.values()):
+                if child.evaluated and child.proposal not in kept:
+                    del self.children[child.proposal]
+            self.changed &= kept | self.children.keys()
+            return kept
+        return set(self.children)
+
     def _start(self, record: Record, parent: RunRows) -> None:
         for block in ("versions", "numerics"):
-            parent.tags |= {f"metasearch.{block}.{key}": value for key, value in flatten(record.get(block) or {}).items()}
-        parent.tags |= {f"metasearch.{key}": param_value(record[key]) for key in ("workers", "hostname") if key in record}
+            parent.tags |= {
+                f"metasearch.{block}.{key}": value for key, value in flatten(record.get(block) or {}).items()
+            }
+        parent.tags |= {
+            f"metasearch.{key}": param_value(record[key]) for key in ("workers", "hostname") if key in record
+        }
 
     def _ask(self, record: Record, parent: RunRows) -> None:
         for proposal in record["proposals"]:
@@ -174,7 +210,9 @@ class Ledger:
         _log_protocol(parent, record, 0, "test/" if record["name"] == "metasearch" else f"baseline/{record['name']}/")
 
     def _event(self, record: Record, parent: RunRows) -> None:
-        parent.tags["metasearch.last_event"] = f"{record['event']}: {param_value(record.get('detail') or {})}"[:MAX_VALUE_CHARACTERS]
+        parent.tags["metasearch.last_event"] = f"{record['event']}: {param_value(record.get('detail') or {})}"[
+            :MAX_VALUE_CHARACTERS
+        ]
         if parent.status != "RUNNING":
             parent.end("RUNNING", None)
             self._end_open_children("RUNNING", None)
@@ -211,12 +249,13 @@ def flatten(value: Any, prefix: str = "") -> dict[str, str]:
 def param_value(value: Any) -> str:
     """Text of a setting: strings as they are, the rest as JSON; cut to what MLflow holds, visibly."""
     text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return text if len(text) <= MAX_VALUE_CHARACTERS else text[: MAX_VALUE_CHARACTERS - 12] + "... (cut off)"[-12:]
+    return text if len(text) <= MAX_VALUE_CHARACTERS else text[: MAX_VALUE_CHARACTERS - len(_CUT)] + _CUT
 
 
 def metric_name(name: str) -> str:
-    """A name with only the characters that MLflow allows in metrics and params, others becoming ``_``."""
-    return re.sub(r"[^\w\-. /:]", "_", name, flags=re.ASCII)[:_NAME_LIMIT]
+    """A name as MLflow allows it for metrics, params and tags: other characters become ``_``, and it is no odd path."""
+    parts = re.sub(r"[^\w\-. /:]", "_", name, flags=re.ASCII)[:_NAME_LIMIT].split("/")
+    return "/".join(part for part in parts if part.strip(".")) or "_"
 
 
 def _log_protocol(run: RunRows, record: Record, step: int, prefix: str) -> None:

@@ -74,13 +74,19 @@ class RunDirectory:
         folders = list_folders(root)
         text = str(reference)
         exact = [path for path in folders if text in (path.name, _short(path))]
-        fitting = exact or [path for path in folders if text and (path.name.startswith(text) or _short(path).startswith(text))]
+        fitting = exact or [
+            path for path in folders if text and (path.name.startswith(text) or _short(path).startswith(text))
+        ]
         if len(fitting) == 1:
             return cls(fitting[0])
         candidates = ", ".join(path.name for path in fitting or folders) or "none"
         if fitting:
-            raise ConfigError("", f"{text!r} fits {len(fitting)} runs in {root}; give more of the id. Candidates: {candidates}")
-        raise ConfigError("", f"no run {text!r} in {root}; give a run's path, its id or the beginning of it. Runs there: {candidates}")
+            raise ConfigError(
+                "", f"{text!r} fits {len(fitting)} runs in {root}; give more of the id. Candidates: {candidates}"
+            )
+        raise ConfigError(
+            "", f"no run {text!r} in {root}; give a run's path, its id or the beginning of it. Runs there: {candidates}"
+        )
 
     @property
     def config_path(self) -> Path:
@@ -133,7 +139,8 @@ class RunDirectory:
         try:
             if not _acquire(descriptor):
                 raise RunLockedError(
-                    f"{self.path.name} is being driven by {self._holder()}; wait until it ends, or stop that process, then try again"
+                    f"{self.path.name} is being driven by {self._holder()}; "
+                    f"wait until it ends, or stop that process, then try again"
                 )
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
@@ -154,9 +161,9 @@ class RunDirectory:
         finally:
             os.close(descriptor)
 
-    def save_checkpoint(self, step: int, tensors: Any, *, best: bool = False) -> Path:
+    def save_checkpoint(self, step: int, tree: Any, *, best: bool = False) -> Path:
         """See :meth:`Checkpoints.save`."""
-        return self.checkpoints.save(step, tensors, best=best)
+        return self.checkpoints.save(step, tree, best=best)
 
     def load_checkpoint(self, path: Path | str) -> Any:
         """See :func:`load_checkpoint`; a relative path is one within this run."""
@@ -185,7 +192,9 @@ class RunDirectory:
         try:
             results: dict[str, Any] = from_json(self.results_path.read_bytes())
         except ValueError as error:
-            raise ConfigError("", f"{self.results_path} is not JSON ({error}); delete it and write the results again") from error
+            raise ConfigError(
+                "", f"{self.results_path} is not JSON ({error}); delete it and write the results again"
+            ) from error
         return results
 
     def _start(self) -> Mapping[str, Any]:

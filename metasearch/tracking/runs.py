@@ -21,8 +21,9 @@ class RunSummary:
         id: the run's id.
         name: the experiment's name.
         path: its directory.
-        status: ``new`` (nothing recorded), ``running`` (somebody drives it), ``interrupted`` (nobody does, and it has not
-            ended), ``damaged`` (the journal cannot be read), or how it ended: ``finished``, ``diverged``, ``failed``.
+        status: ``new`` (nothing recorded), ``running`` (somebody drives it), ``interrupted`` (nobody does, and it has
+            not ended), ``damaged`` (the journal cannot be read), or how it ended: ``finished``, ``diverged``,
+            ``failed``.
         steps: outer steps with at least one evaluation.
         evaluations: evaluations recorded.
         best: the best validation's figures (``L`` and metrics), None before the first.

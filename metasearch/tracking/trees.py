@@ -1,14 +1,13 @@
 """Trees of state as JSON for the structure and plain tensors for the numbers, so that a checkpoint needs no pickle.
 
-A tree is made of dicts, lists, tuples, tensors, numpy arrays and plain values (None, booleans, numbers, strings, bytes).
-In the structure an object with a single key that starts with ``$`` stands for what JSON lacks: ``{"$tensor": 3}`` is
-tensor number 3.
+A tree is made of dicts, lists, tuples, tensors, numpy arrays and plain values (None, booleans, numbers, strings,
+bytes). In the structure an object with a single key that starts with ``$`` stands for what JSON lacks:
+``{"$tensor": "3"}`` is tensor number 3.
 """
 
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -81,8 +80,8 @@ def _pack(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
     if value is None or isinstance(value, bool | int | float | str | np.generic):
         return encode(value)
     raise TypeError(
-        f"{place} cannot be written to a checkpoint: expected dicts, lists, tuples, tensors, numpy arrays or plain values, "
-        f"got {type(value).__name__}"
+        f"{place} cannot be written to a checkpoint: expected dicts, lists, tuples, tensors, numpy arrays or plain "
+        f"values, got {type(value).__name__}"
     )
 
 
@@ -90,7 +89,11 @@ def _pack_mapping(value: Mapping[Any, Any], place: str, tensors: dict[str, Tenso
     """String keys stay an object; other keys (an optimizer's state has integers) become a list of pairs."""
     if all(type(key) is str and not key.startswith("$") for key in value):
         return {key: _pack(item, f"{place}.{key}", tensors) for key, item in value.items()}
-    return {"$items": [[_pack(key, f"{place} key", tensors), _pack(item, f"{place}.{key}", tensors)] for key, item in value.items()]}
+    return {
+        "$items": [
+            [_pack(key, f"{place} key", tensors), _pack(item, f"{place}.{key}", tensors)] for key, item in value.items()
+        ]
+    }
 
 
 def _store(tensor: Tensor, tensors: dict[str, Tensor]) -> str:
@@ -101,7 +104,9 @@ def _store(tensor: Tensor, tensors: dict[str, Tensor]) -> str:
 
 def _from_numpy(value: np.ndarray[Any, Any], place: str) -> Tensor:
     if value.dtype.kind not in "biufc":
-        raise TypeError(f"{place} cannot be written to a checkpoint: expected an array of numbers, got one of {value.dtype}")
+        raise TypeError(
+            f"{place} cannot be written to a checkpoint: expected an array of numbers, got one of {value.dtype}"
+        )
     array = np.array(value, dtype=value.dtype.newbyteorder("="), order="C")
     return torch.from_numpy(array)
 

@@ -1,0 +1,84 @@
+"""Validation on the way and test after the stop: the same episodes for everyone who is compared."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from metasearch.core import seeds as seeding
+from metasearch.core.contracts import Executor
+from metasearch.core.values import Call, Measurement, Phi
+from metasearch.estimators.value import Value
+from metasearch.evaluation.intervals import Summary, summarize
+from metasearch.execution import gather
+from metasearch.program import ExperimentProgram
+
+__all__ = ["HeldOut"]
+
+
+class HeldOut:
+    """Measures phi on tasks that the search does not learn from.
+
+    Args:
+        program: the driver's own program (it only makes calls and sums up; workers measure).
+        executor: where calls run; nothing else may be in flight on it.
+        seed: seed of the search; validation and test episodes derive from it.
+    """
+
+    def __init__(self, program: ExperimentProgram, executor: Executor, seed: int) -> None:
+        self._program, self._executor, self._seed = program, executor, seed
+        self._file = program.file
+
+    def validate(self, phi: Phi, step: int) -> Mapping[str, Any]:
+        """The fields of a ``validation`` record; always the same episodes, so that steps are comparable."""
+        settings = self._file.validation
+        assert settings is not None
+        calls = self.calls("validation", phi, settings.episodes, settings.shard, settings.split)
+        return _fields(summarize(gather(self._executor, calls)))
+
+    def test(self, phi: Phi) -> dict[str, Any]:
+        """The fields of a ``test`` record."""
+        settings = self._file.test
+        assert settings is not None
+        return self._timed("test", phi, settings.episodes, settings.shard, settings.split)
+
+    def baseline(self, name: str) -> dict[str, Any]:
+        """Prepares a baseline's phi on a worker, then measures it as :meth:`test` does."""
+        settings = self._file.test
+        assert settings is not None
+        start = time.monotonic()
+        prepare = Call(0, 0, f"prepare:{name}", None, (), seeding.derive(self._seed, "baseline", name))
+        phi = gather(self._executor, [prepare])[0].carried
+        fields = self._timed(f"baseline:{name}", phi, settings.episodes, settings.shard, settings.split)
+        return {**fields, "seconds": time.monotonic() - start}
+
+    def calls(self, function: str, phi: Phi, episodes: int, shard: int, split: str) -> list[Call]:
+        """The calls of one held-out evaluation; baselines see the episodes of the test."""
+        value = Value(Value.Config(tasks=episodes, shard=shard), self._program.problem, function)
+        purpose = "validation" if function == "validation" else "test"
+        seed = seeding.derive(self._seed, purpose, split)
+        return value.calls(0, self._executor.put(phi), None, seed, split)
+
+    def _timed(self, function: str, phi: Phi, episodes: int, shard: int, split: str) -> dict[str, Any]:
+        start = time.monotonic()
+        measurements = gather(self._executor, self.calls(function, phi, episodes, shard, split))
+        parameters = sum(value.numel() for value in phi.tensors.values())
+        return {
+            **_fields(summarize(measurements)),
+            "seconds": time.monotonic() - start,
+            "parameters": parameters,
+        }
+
+
+def names_of(baselines: Sequence[str | Mapping[str, Any]]) -> list[str]:
+    """The names in a list of baselines, with or without settings."""
+    return [entry if isinstance(entry, str) else next(iter(entry)) for entry in baselines]
+
+
+def _fields(summary: Summary) -> dict[str, Any]:
+    fields = dataclasses.asdict(summary)
+    return {**fields, "metrics": dict(summary.metrics), "metrics_ci95": dict(summary.metrics_ci95)}
+
+

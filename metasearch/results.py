@@ -1,0 +1,78 @@
+"""results.json: the figures of a finished run, machine-readable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from metasearch.experiment import Experiment, recorded
+from metasearch.tracking import RunDirectory
+
+__all__ = ["summarize_run"]
+
+Record = dict[str, Any]
+
+
+def summarize_run(experiment: Experiment, directory: RunDirectory, records: Sequence[Record]) -> dict[str, Any]:
+    """What results.json holds: the test figure and its baselines, what was selected, and what it cost.
+
+    Each metric stands beside its 95 % half-width (``accuracy``, ``accuracy_ci95``), as a share of 1.
+    """
+    file = experiment.file
+    evaluations = [one for one in records if one["type"] == "evaluation"]
+    tests = {one["name"]: _flat(one) for one in records if one["type"] == "test"}
+    best = [one for one in records if one["type"] == "validation" and one["best"]]
+    start = next(one for one in records if one["type"] == "start")
+    return {
+        "format": 1,
+        "run": directory.id,
+        "name": file.name,
+        "seed": file.seed,
+        "status": "finished",
+        "test": tests.pop("metasearch", None),
+        "baselines": tests,
+        "paper": None if file.paper is None else file.paper.model_dump(),
+        "selected": _selected(best, records),
+        "steps": len({one["step"] for one in evaluations}),
+        "evaluations": len(evaluations),
+        "tasks": sum(one["tasks"] for one in evaluations),
+        "seconds": records[-1]["elapsed"],
+        "protocol": _protocol(experiment),
+        "phi": "phi",
+        "command": start.get("command", ""),
+    }
+
+
+def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
+    row = {"L": record["L"], "L_ci95": record["L_ci95"], "episodes": record["episodes"]}
+    for name, value in record["metrics"].items():
+        row |= {name: value, f"{name}_ci95": record["metrics_ci95"][name]}
+    return row | {"parameters": record["parameters"], "seconds": record["seconds"]}
+
+
+def _selected(best: Sequence[Record], records: Sequence[Record]) -> dict[str, Any] | None:
+    """The validation by which phi was selected, else the best proposal of a search over choices."""
+    if best:
+        record = best[-1]
+        return {"step": record["step"], "L": record["L"], **record["metrics"]}
+    choices = {one["id"]: one["choices"] for record in records if record["type"] == "ask" for one in record["proposals"]}
+    done = [one for one in records if one["type"] == "evaluation" and one["status"] == "ok" and choices.get(one["id"])]
+    if not done:
+        return None
+    record = min(done, key=lambda one: float(one["L"]))
+    return {"evaluation": record["id"], "L": record["L"], "choices": choices[record["id"]], **record["metrics"]}
+
+
+def _protocol(experiment: Experiment) -> dict[str, Any]:
+    """How the figures were measured: what has to stand beside them."""
+    file = experiment.file
+    tree = recorded(experiment.tree)
+    learner = tree.get("learner") if isinstance(tree.get("learner"), Mapping) else {}
+    return {
+        "tasks": tree.get("tasks"),
+        "inner_steps": learner.get("steps"),
+        "batch_norm": getattr(experiment.program.learner({}), "batch_norm", None) if file.learner is not None else None,
+        "split": file.test.split if file.test else None,
+        "episodes": file.test.episodes if file.test else None,
+        "interval": "95 %, 1.96 standard errors over episodes",
+    }

@@ -1,0 +1,576 @@
+"""The life of a run: start, resume, extend, replay, and what stands at its end."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import platform
+import shlex
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import yaml
+
+from metasearch import artifacts
+from metasearch.controller import Controller, Plan
+from metasearch.core import seeds as seeding
+from metasearch.core.contracts import Executor
+from metasearch.core.errors import ConfigError, DivergedError, MetasearchError, ResumeError
+from metasearch.core.values import Phi
+from metasearch.experiment import Experiment, load, override, recorded
+from metasearch.heldout import HeldOut, names_of
+from metasearch.program import ExperimentProgram, build_program
+from metasearch.tracking import Journal, RunDirectory
+from metasearch.tracking.journal import read as read_journal
+
+__all__ = ["Listener", "Outcome", "dry_run", "extend", "replay", "resume", "run"]
+
+Record = dict[str, Any]
+_log = logging.getLogger(__name__)
+
+
+class Listener(Protocol):
+    """What a display implements; the search never depends on what it does."""
+
+    def on_start(self, directory: RunDirectory, experiment: Experiment, info: Mapping[str, Any]) -> None:
+        """Before the first ask; ``info`` says whether this is a resume and from which step."""
+        ...
+
+    def on_record(self, record: Record) -> None:
+        """After each record of the journal."""
+        ...
+
+    def on_phase(self, text: str) -> None:
+        """What happens now, where it may take a while."""
+        ...
+
+    def on_end(self, outcome: Outcome) -> None:
+        """After everything is on disk."""
+        ...
+
+
+class Silent:
+    """A listener that does nothing."""
+
+    def on_start(self, directory: RunDirectory, experiment: Experiment, info: Mapping[str, Any]) -> None: ...
+    def on_record(self, record: Record) -> None: ...
+    def on_phase(self, text: str) -> None: ...
+    def on_end(self, outcome: Outcome) -> None: ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to.
+
+    Args:
+        directory: its files.
+        status: ``finished``, ``interrupted``, ``diverged`` or ``failed``.
+        reason: why, in words.
+        results: results.json, if the test was taken.
+        urls: MLflow pages that show it.
+    """
+
+    directory: RunDirectory
+    status: str
+    reason: str = ""
+    results: dict[str, Any] | None = None
+    urls: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def phi_path(self) -> Path:
+        """Where the reported phi is."""
+        return self.directory.phi_path
+
+
+def run(
+    experiment: Experiment,
+    *,
+    root: Path | str = "runs",
+    folder: str | None = None,
+    listener: Listener | None = None,
+    on_validation: Callable[[Record], None] | None = None,
+    mlflow_parent: str | None = None,
+) -> Outcome:
+    """Runs an experiment to the end of its budget.
+
+    Args:
+        experiment: see :func:`metasearch.experiment.load`.
+        root: folder of run directories.
+        folder: name of the directory, where it must be known beforehand.
+        listener: a display.
+        on_validation: called with each validation record (a search around this one reports it).
+        mlflow_parent: MLflow run under which this one is filed.
+
+    Raises:
+        MetasearchError: if the search failed; its record says so, too.
+    """
+    text = yaml.safe_dump(recorded(experiment.tree), sort_keys=False, allow_unicode=True)
+    directory = RunDirectory.create(root, experiment.file.name, text, folder=folder)
+    _note_objects(experiment)
+    return _Drive(directory, experiment, listener or Silent(), on_validation, mlflow_parent).go()
+
+
+def resume(
+    reference: Path | str,
+    *,
+    root: Path | str = "runs",
+    listener: Listener | None = None,
+    objects: Mapping[str, Any] | None = None,
+    on_validation: Callable[[Record], None] | None = None,
+    mlflow_parent: str | None = None,
+) -> Outcome:
+    """Continues a run where its record ends; the result is that of an undisturbed run.
+
+    Args:
+        reference: path, id or unique prefix of a run.
+        root: folder of run directories.
+        objects: blocks (``tasks``, ``learner`` ...) that were given as objects when the run was started.
+
+    Raises:
+        ResumeError: if the run cannot be continued exactly.
+        RunLockedError: if another driver holds it.
+    """
+    directory = RunDirectory.open(reference, root)
+    return _Drive(directory, stored(directory, objects), listener or Silent(), on_validation, mlflow_parent).go()
+
+
+def extend(
+    reference: Path | str,
+    assignments: Sequence[str] | Mapping[str, Any],
+    *,
+    root: Path | str = "runs",
+    listener: Listener | None = None,
+    objects: Mapping[str, Any] | None = None,
+) -> Outcome:
+    """Gives a run a larger budget and continues it.
+
+    Args:
+        assignments: new values of ``budget.*``, as for ``--set``.
+
+    Raises:
+        ConfigError: if something else than the budget is to change, or nothing.
+    """
+    directory = RunDirectory.open(reference, root)
+    keys = list(assignments) if isinstance(assignments, Mapping) else [one.partition("=")[0].strip() for one in assignments]
+    other = [key for key in keys if not key.startswith("budget.")]
+    if other or not keys:
+        raise ConfigError(
+            other[0] if other else "budget", "extend changes the budget only (budget.steps=...); for anything else start a new run"
+        )
+    with directory.lock():
+        tree = override(yaml.safe_load(directory.config_path.read_text("utf-8")), assignments)
+        load(tree)
+        temporary = directory.config_path.with_suffix(".new")
+        temporary.write_text(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), "utf-8")
+        temporary.replace(directory.config_path)
+        with Journal.open(directory.journal_path) as journal:
+            journal.append("event", event="extend", detail={"budget": tree["budget"]})
+    return resume(directory.path, root=root, listener=listener, objects=objects)
+
+
+def dry_run(experiment: Experiment, *, steps: int = 2) -> dict[str, float]:
+    """Times one outer step (after a first one that warms up and compiles) and estimates the whole; records nothing.
+
+    Returns:
+        ``start_seconds`` (until workers answered the first step), ``step_seconds``, ``L`` and, where the budget counts
+        steps, ``estimate_seconds``.
+    """
+    program = experiment.program
+    started = time.monotonic()
+    seed = experiment.file.seed
+    with _executor(experiment, Path(".")) as executor:
+        searcher = experiment.searcher(_initial(program, seed), seeding.derive(seed, "searcher"))
+        estimator = program.function("train")
+        controller = Controller(searcher, estimator, executor, _Memory(), _Memory(), Plan(seed, steps=1), base=_initial(program, seed))
+        controller.run()
+        first = time.monotonic() - started
+        controller.plan = Plan(seed, steps=steps)
+        again = time.monotonic()
+        controller.go()
+        step = (time.monotonic() - again) / (steps - 1)
+    total = experiment.file.budget.steps
+    result = {"start_seconds": first, "step_seconds": step, "L": controller.last_value}
+    return result | ({"estimate_seconds": first + step * total} if total else {})
+
+
+def replay(
+    reference: Path | str, evaluation: int, *, root: Path | str = "runs", say: Callable[[str], None] = print, objects: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Computes a recorded evaluation again, from the nearest checkpoint before it, and compares.
+
+    Args:
+        evaluation: number of the evaluation (its proposal's id).
+        say: is told what it will cost before the work begins.
+
+    Returns:
+        ``evaluation``, ``from_step``, ``steps``, ``L``, ``recorded`` and ``equal``.
+
+    Raises:
+        ConfigError: if the run has no such evaluation.
+        ResumeError: if an evaluation on the way differs from the record.
+    """
+    directory = RunDirectory.open(reference, root)
+    experiment = stored(directory, objects)
+    records = read_journal(directory.journal_path)
+    target = next((one for one in records if one["type"] == "evaluation" and one["id"] == evaluation), None)
+    if target is None:
+        count = sum(one["type"] == "evaluation" for one in records)
+        raise ConfigError("--evaluation", f"no evaluation {evaluation} in {directory.id}; it has {count}, counted from 0")
+    cut = [one for one in records if one["n"] <= target["n"] and one["type"] not in ("validation", "test", "end")]
+    path = directory.latest_checkpoint(max_step=target["step"])
+    checkpoint = None if path is None else directory.load_checkpoint(path)
+    start = 0 if checkpoint is None else int(checkpoint["step"])
+    between = [one for one in cut if one["type"] == "evaluation" and one["step"] >= start]
+    say(f"from the checkpoint of step {start}: {len(between)} evaluations, about {sum(one['seconds'] for one in between):.0f} s of work")
+    program = experiment.program
+    seed = experiment.file.seed
+    phi = _initial(program, seed)
+    with _executor(experiment, directory.path) as executor:
+        controller = Controller(
+            experiment.searcher(phi, seeding.derive(seed, "searcher")),
+            program.function("train"),
+            executor,
+            _Memory(),
+            _Memory(),
+            Plan(seed),
+            base=phi,
+            history=cut,
+            checkpoint=checkpoint,
+        )
+        value = controller.recompute(evaluation)
+    same = repr(value) == repr(target["L"])
+    return {
+        "evaluation": evaluation,
+        "from_step": start,
+        "steps": len(between),
+        "L": value,
+        "recorded": target["L"],
+        "equal": same,
+    }
+
+
+def stored(directory: RunDirectory, objects: Mapping[str, Any] | None = None) -> Experiment:
+    """The experiment of a run directory.
+
+    Raises:
+        ResumeError: if it was started with objects that only the script that made them can give.
+    """
+    tree = {**yaml.safe_load(directory.config_path.read_text("utf-8")), **(objects or {})}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and "object" in value:
+            raise ResumeError(
+                f"{key} was given as an object ({value['object']}) in Python; continue with ms.resume({directory.id!r}, {key}=...)"
+            )
+    return load(tree)
+
+
+class _Drive:
+    """One driver's time with a run."""
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        experiment: Experiment,
+        listener: Listener,
+        on_validation: Callable[[Record], None] | None,
+        mlflow_parent: str | None,
+    ) -> None:
+        self.directory, self.listener = directory, listener
+        self.experiment = experiment.with_run(directory.path)
+        self._on_validation = on_validation
+        self._mlflow_parent = mlflow_parent
+        self._view: Any = None
+
+    def go(self) -> Outcome:
+        """Drives the run until it ends or is interrupted."""
+        with self.directory.lock():
+            history = read_journal(self.directory.journal_path) if self.directory.journal_path.exists() else []
+            with Journal.open(self.directory.journal_path) as journal:
+                self._open_view()
+                try:
+                    status, reason = self._drive(journal, history)
+                except DivergedError as error:
+                    status, reason = "diverged", str(error)
+                    journal.append("end", status=status, reason=reason)
+                except MetasearchError as error:
+                    journal.append("end", status="failed", reason=str(error).splitlines()[0])
+                    self._finish(journal, "failed", str(error))
+                    raise
+                outcome = self._finish(journal, status, reason)
+        self.listener.on_end(outcome)
+        return outcome
+
+    def _drive(self, journal: Journal, history: list[Record]) -> tuple[str, str]:
+        experiment, directory = self.experiment, self.directory
+        file, seed = experiment.file, experiment.file.seed
+        path = directory.latest_checkpoint()
+        checkpoint = None if path is None else directory.load_checkpoint(path)
+        record = self._recorder(journal)
+        info = {"resumed": bool(history), "step": 0 if checkpoint is None else checkpoint["step"]}
+        if history:
+            record("event", event="resume", detail={"step": info["step"], "pid_host": socket.gethostname()})
+        else:
+            record("start", **_start_fields(directory, experiment))
+        self.listener.on_start(directory, experiment, info)
+        program = experiment.program
+        phi = _initial(program, seed)
+        searcher = experiment.searcher(phi, seeding.derive(seed, "searcher"))
+        self.listener.on_phase("starting workers")
+        with _executor(experiment, directory.path, history) as executor:
+            held_out = HeldOut(program, executor, seed)
+            controller = Controller(
+                searcher,
+                program.function("train"),
+                executor,
+                journal,
+                directory,
+                _plan(experiment, experiment.in_flight(searcher)),
+                base=phi,
+                history=history,
+                checkpoint=checkpoint,
+                validate=held_out.validate if file.validation and not experiment.trials else None,
+                on_best=self._save_phi,
+                on_record=self._on_record,
+            )
+            with _interrupt(controller):
+                controller.run()
+            if controller.stopping:
+                record("end", status="interrupted", reason="stopped by the user")
+                return "interrupted", "stopped by the user"
+            self._conclude(controller, held_out, history, record)
+        record("end", status="finished", reason="the budget is spent")
+        return "finished", "the budget is spent"
+
+    def _conclude(
+        self, controller: Controller, held_out: HeldOut, history: Sequence[Record], record: Callable[..., Record]
+    ) -> None:
+        """Saves the reported phi and takes the test; figures that the record has already are not taken again."""
+        records = read_journal(self.directory.journal_path)
+        best = best_choices(records)
+        if controller.best is None:
+            phi = controller.phi(best["choices"] if best else None)
+            self._save_phi(phi, {"step": controller.step, "L": best["L"] if best else controller.last_value, "metrics": {}})
+        settings = self.experiment.file.test
+        if settings is None or self.experiment.trials:
+            return
+        done = {one["name"] for one in history if one["type"] == "test"}
+        phi = artifacts.load(self.directory.phi_path).phi
+        if "metasearch" not in done:
+            self.listener.on_phase(f"test on {settings.episodes} held-out tasks")
+            record("test", name="metasearch", **held_out.test(phi))
+        for name in names_of(settings.baselines):
+            if name not in done:
+                self.listener.on_phase(f"baseline {name}")
+                record("test", name=name, **held_out.baseline(name))
+
+    def _finish(self, journal: Journal, status: str, reason: str) -> Outcome:
+        """Results, report and MLflow."""
+        from metasearch.reporting import write_report
+        from metasearch.results import summarize_run
+
+        results = None
+        if status == "finished":
+            results = summarize_run(self.experiment, self.directory, read_journal(self.directory.journal_path))
+            self.directory.write_results(results)
+        self.listener.on_phase("writing the report")
+        write_report(self.directory.path)
+        urls: Mapping[str, str] = {}
+        if self._view is not None:
+            self._view.close()
+            urls = self._view.urls()
+        return Outcome(self.directory, status, reason, results, urls)
+
+    def _recorder(self, journal: Journal) -> Callable[..., Record]:
+        def record(type: str, /, **fields: Any) -> Record:
+            written = journal.append(type, **fields)
+            self._on_record(written)
+            return written
+
+        return record
+
+    def _on_record(self, record: Record) -> None:
+        self.listener.on_record(record)
+        if record["type"] == "validation" and self._on_validation is not None:
+            self._on_validation(record)
+        if self._view is not None:
+            self._view.sync()
+
+    def _save_phi(self, phi: Phi, record: Record) -> None:
+        """Writes the artifact of the best phi so far."""
+        tree = recorded(self.experiment.tree)
+        learner = tree.get("learner") or {}
+        slots = learner.get("slots", {}) if isinstance(learner, Mapping) else {}
+        validation = {"L": record["L"], **record.get("metrics", {})}
+        widths = {f"{name}_ci95": value for name, value in record.get("metrics_ci95", {}).items()}
+        manifest = artifacts.Manifest(
+            components={name: str(settings.get("type")) for name, settings in slots.items()},
+            model=learner.get("model", {}) if isinstance(learner, Mapping) and isinstance(learner.get("model"), Mapping) else {},
+            config=tree,
+            provenance=artifacts.Provenance(
+                run=self.directory.id,
+                evaluations=record["step"],
+                selected_step=record["step"],
+                seeds={"search": self.experiment.file.seed},
+                split=tree["tasks"] if isinstance(tree.get("tasks"), Mapping) else {},
+                validation={**validation, **widths},
+            ),
+        )
+        artifacts.save(self.directory.phi_path, phi, manifest)
+
+    def _open_view(self) -> None:
+        settings = self.experiment.file.tracking
+        if settings.mlflow is False:
+            return
+        from metasearch.tracking.mlflow import MlflowView
+
+        self._view = MlflowView(
+            settings.mlflow if isinstance(settings.mlflow, str) else None,
+            settings.experiment or self.experiment.file.name,
+            self.directory.id,
+            self.directory.path,
+            config=recorded(self.experiment.tree),
+            children="all" if settings.children == "auto" else settings.children,
+            parent_run_id=self._mlflow_parent,
+        )
+
+
+class _Memory:
+    """A journal and a store that keep nothing: for dry runs and replays."""
+
+    def __init__(self) -> None:
+        self._opened = time.monotonic()
+
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self._opened
+
+    def append(self, type: str, /, **fields: Any) -> Record:
+        return {"type": type, **fields}
+
+    def save_checkpoint(self, step: int, tree: Any, *, best: bool = False) -> Path:
+        return Path(str(step))
+
+
+@contextmanager
+def _executor(experiment: Experiment, folder: Path, history: Sequence[Record] = ()) -> Iterator[Executor]:
+    """Where the calls of an experiment run; closed at the end."""
+    from metasearch import execution
+
+    settings, numerics = experiment.file.execution, experiment.file.numerics
+    setup = functools.partial(build_program, experiment.blueprint)
+    storage = folder / "trials"
+    executor: Any
+    if settings.type == "inline":
+        executor = execution.Inline(setup, storage)
+    elif experiment.trials:
+        executor = execution.Trials(
+            setup,
+            settings.workers,
+            scheduler=experiment.file.scheduler,
+            storage=storage,
+            gpus_per_worker=settings.gpus_per_worker,
+            cpus_per_worker=settings.cpus_per_worker,
+            address=settings.address,
+            threads=numerics.threads,
+        )
+    else:
+        executor = execution.Actors(
+            setup,
+            settings.workers,
+            gpus_per_worker=settings.gpus_per_worker,
+            cpus_per_worker=settings.cpus_per_worker,
+            address=settings.address,
+            threads=numerics.threads,
+            working_dir=Path(experiment.blueprint.folders[0]),
+        )
+    try:
+        yield executor
+    finally:
+        executor.close()
+
+
+@contextmanager
+def _interrupt(controller: Controller) -> Iterator[None]:
+    """Turns the first Ctrl-C into a request to stop after the step in flight; the second one interrupts at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def first(signum: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, before)
+        _log.warning("stopping after the step in flight; press Ctrl-C again to stop at once")
+        controller.stop()
+
+    before = signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _initial(program: ExperimentProgram, seed: int) -> Phi:
+    """The phi that a search starts from."""
+    if program.file.learner is None:
+        return Phi()
+    phi = program.learner({}).init(seeding.derive(seed, "phi"))
+    return phi.to("cpu", program.problem.dtype)
+
+
+def _plan(experiment: Experiment, in_flight: int) -> Plan:
+    file = experiment.file
+    validation = None if experiment.trials or file.validation is None else file.validation
+    joint = experiment.takes_gradient()
+    batch = file.compose.proposals_per_step if joint else 1
+    if not joint and file.numerics.deterministic:
+        # Results are told in the order of asks, and asks wait for them: the sequence does not depend on timing.
+        batch, in_flight = in_flight, 1
+    return Plan(
+        seed=file.seed,
+        batch=batch,
+        in_flight=in_flight,
+        steps=file.budget.steps,
+        evaluations=file.budget.evaluations,
+        seconds=file.budget.seconds,
+        validate_every=None if validation is None else validation.every,
+        select="L" if validation is None else validation.select,
+        checkpoint_every=file.checkpoints.every or (validation.every if validation else 100),
+        interruptible=experiment.trials,
+    )
+
+
+def _start_fields(directory: RunDirectory, experiment: Experiment) -> dict[str, Any]:
+    file = experiment.file
+    return {
+        "run": directory.id,
+        "name": file.name,
+        "versions": artifacts.current_versions(),
+        "seed_algorithm": seeding.ALGORITHM,
+        "numerics": file.numerics.model_dump(),
+        "workers": file.execution.workers,
+        "hostname": socket.gethostname(),
+        "platform": platform.platform(),
+        "command": shlex.join(["metasearch", *sys.argv[1:]]) if Path(sys.argv[0]).name in ("metasearch", "__main__.py") else sys.argv[0],
+    }
+
+
+def best_choices(records: Sequence[Record]) -> Record | None:
+    """The proposal with the lowest finite L among those that made choices, with its L."""
+    choices = {one["id"]: one["choices"] for record in records if record["type"] == "ask" for one in record["proposals"]}
+    done = [one for one in records if one["type"] == "evaluation" and one["status"] == "ok" and choices.get(one["id"])]
+    best = min(done, key=lambda one: float(one["L"]), default=None)
+    return None if best is None else {"id": best["id"], "L": best["L"], "choices": choices[best["id"]], "step": best["step"]}
+
+
+def _note_objects(experiment: Experiment) -> None:
+    """Says at the start what only the same script can resume."""
+    text = str(recorded(experiment.tree))
+    if "'object':" in text or "__main__:" in text or "<locals>" in text:
+        _log.warning("this experiment holds classes or objects of the running script: only that script can resume it (ms.resume)")

@@ -1,0 +1,1 @@
+"""Contract suites that run against everything registered, ours or a third party's."""
