@@ -64,7 +64,7 @@ class Experiment:
             ConfigError: if one cannot be built; UnsupportedError if they cannot work together.
         """
         parts = {
-            name: build("searcher", _plain(settings), f"searchers.{name}")
+            name: build("searcher", _plain(settings, self.file.budget.steps), f"searchers.{name}")
             for name, settings in self.file.searchers.items()
         }
         rewards = {name: "reward" for name, settings in self.file.searchers.items() if _reward_split(settings)}
@@ -296,11 +296,14 @@ def _slot_owners(file: ExperimentFile) -> dict[str, str]:
     return owners
 
 
-def _plain(settings: Any) -> Any:
-    """A searcher's own settings, without what the experiment does for it."""
+def _plain(settings: Any, steps: int | None) -> Any:
+    """A searcher's own settings: without what the experiment does for it, and with the length of its schedule."""
     if not isinstance(settings, Mapping):
         return settings
-    return {key: value for key, value in settings.items() if key != "reward_split"}
+    plain = {key: value for key, value in settings.items() if key != "reward_split"}
+    if plain.get("schedule", "constant") != "constant" and steps is not None:
+        plain.setdefault("total_steps", steps)
+    return plain
 
 
 def _reward_split(settings: Any) -> str | None:

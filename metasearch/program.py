@@ -114,7 +114,8 @@ class ExperimentProgram:
         if not isinstance(given, Mapping | str | type):
             return given  # an object of the caller's own
         block = given if isinstance(given, Mapping) else {"type": given}
-        return build("task", block, "tasks", device=self.blueprint.device)
+        dtype = getattr(torch, self.file.numerics.dtype)
+        return build("task", block, "tasks", device=self.blueprint.device, dtype=dtype)
 
     def learner(self, choices: Mapping[str, Any]) -> Learner:
         """The learner under given choices; built once for each."""

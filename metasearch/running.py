@@ -24,7 +24,7 @@ from metasearch.controller import Controller, Plan
 from metasearch.core import seeds as seeding
 from metasearch.core.contracts import Executor
 from metasearch.core.errors import ConfigError, DivergedError, MetasearchError, ResumeError
-from metasearch.core.values import Phi
+from metasearch.core.values import Phi, TaskSpec
 from metasearch.experiment import Experiment, load, override, recorded
 from metasearch.heldout import HeldOut, names_of
 from metasearch.program import ExperimentProgram, build_program
@@ -288,6 +288,7 @@ class _Drive:
         self._on_validation = on_validation
         self._mlflow_parent = mlflow_parent
         self._view: Any = None
+        self._spec: TaskSpec | None = None
 
     def go(self) -> Outcome:
         """Drives the run until it ends or is interrupted."""
@@ -315,12 +316,13 @@ class _Drive:
         checkpoint = None if path is None else directory.load_checkpoint(path)
         record = self._recorder(journal)
         info = {"resumed": bool(history), "step": 0 if checkpoint is None else checkpoint["step"]}
+        self.listener.on_start(directory, experiment, info)
         if history:
-            record("event", event="resume", detail={"step": info["step"], "pid_host": socket.gethostname()})
+            record("event", event="resume", detail={"step": info["step"], "host": socket.gethostname()})
         else:
             record("start", **_start_fields(directory, experiment))
-        self.listener.on_start(directory, experiment, info)
         program = experiment.program
+        self._spec = None if file.tasks is None else program.tasks.spec("train")
         phi = _initial(program, seed)
         searcher = experiment.searcher(phi, seeding.derive(seed, "searcher"))
         self.listener.on_phase("starting workers")
@@ -373,15 +375,17 @@ class _Drive:
 
     def _finish(self, journal: Journal, status: str, reason: str) -> Outcome:
         """Results, report and MLflow."""
-        from metasearch.reporting import write_report
         from metasearch.results import summarize_run
 
         results = None
         if status == "finished":
             results = summarize_run(self.experiment, self.directory, read_journal(self.directory.journal_path))
             self.directory.write_results(results)
-        self.listener.on_phase("writing the report")
-        write_report(self.directory.path)
+        if self.experiment.file.tracking.report:
+            from metasearch.reporting import write_report
+
+            self.listener.on_phase("writing the report")
+            write_report(self.directory.path)
         urls: Mapping[str, str] = {}
         if self._view is not None:
             self._view.close()
@@ -410,6 +414,7 @@ class _Drive:
         slots = learner.get("slots", {}) if isinstance(learner, Mapping) else {}
         validation = {"L": record["L"], **record.get("metrics", {})}
         widths = {f"{name}_ci95": value for name, value in record.get("metrics_ci95", {}).items()}
+        spec = self._spec
         manifest = artifacts.Manifest(
             components={name: str(settings.get("type")) for name, settings in slots.items()},
             model=learner.get("model", {}) if isinstance(learner, Mapping) and isinstance(learner.get("model"), Mapping) else {},
@@ -422,6 +427,7 @@ class _Drive:
                 split=tree["tasks"] if isinstance(tree.get("tasks"), Mapping) else {},
                 validation={**validation, **widths},
             ),
+            spec={} if spec is None else {key: value for key, value in vars(spec).items() if key != "loss"},
         )
         artifacts.save(self.directory.phi_path, phi, manifest)
 

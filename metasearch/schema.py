@@ -129,11 +129,13 @@ class Tracking(Config):
         experiment: name of the MLflow experiment; None means the name of the run.
         children: which proposals of a search over choices get a child run: ``all``, ``none``, ``auto`` (all up to 10,000
             proposals) or ``{best: N}``.
+        report: whether report.html is written at the end.
     """
 
     mlflow: bool | str = True
     experiment: str | None = None
     children: Literal["auto", "all", "none"] | dict[Literal["best"], PositiveInt] = "auto"
+    report: bool = True
 
 
 class Checkpoints(Config):

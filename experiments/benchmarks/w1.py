@@ -28,7 +28,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from metasearch.core.values import TaskSpec
 from metasearch.estimators.compile import compile_graph
@@ -56,10 +56,14 @@ def main() -> None:
         worker.wait()
     medians = {name: statistics.median(values) for name, values in rounds.items()}
     baseline = names[-1]
-    print(f"W1 query {arguments.query}, pool {arguments.pool}, {arguments.threads} thread(s), {'wall' if arguments.wall else 'CPU'} time")
+    print(
+        f"W1 query {arguments.query}, pool {arguments.pool}, {arguments.threads} thread(s), {'wall' if arguments.wall else 'CPU'} time"
+    )
     for name in names:
         rate, first = TASKS / medians[name], firsts[name]
-        print(f"{name:12} {rate:7.1f} tasks/s   {medians[baseline] / medians[name]:5.2f} x {baseline}   ready after {first['ready']:5.1f} s   |gradient| {first['norm']:.6f}")
+        print(
+            f"{name:12} {rate:7.1f} tasks/s   {medians[baseline] / medians[name]:5.2f} x {baseline}   ready after {first['ready']:5.1f} s   |gradient| {first['norm']:.6f}"
+        )
 
 
 def parse() -> argparse.Namespace:
@@ -83,7 +87,9 @@ def found_learn2learn() -> bool:
 
 
 def start(variant: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, *sys.argv, "--variant", variant], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, *sys.argv, "--variant", variant], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
 
 
 def ask(worker: subprocess.Popen[str]) -> dict[str, float]:
@@ -112,7 +118,12 @@ def serve(arguments: argparse.Namespace) -> None:
 def images(query: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     xs, xq = (torch.rand(TASKS, n, 1, 28, 28, generator=generator) for n in (WAYS, query))
-    return xs, torch.arange(WAYS).expand(TASKS, -1), xq, torch.arange(WAYS).repeat_interleave(query // WAYS).expand(TASKS, -1)
+    return (
+        xs,
+        torch.arange(WAYS).expand(TASKS, -1),
+        xq,
+        torch.arange(WAYS).repeat_interleave(query // WAYS).expand(TASKS, -1),
+    )
 
 
 def norm_of(gradients: list[Tensor]) -> Tensor:
@@ -149,7 +160,9 @@ def loop(arguments: argparse.Namespace) -> Step:
         for xs, ys, xq, yq in zip(*data, strict=True):
             support = F.cross_entropy(functional_call(module, phi, xs), ys)
             gradients = torch.autograd.grad(support, list(phi.values()), create_graph=True)
-            theta = {name: value - RATE * gradient for (name, value), gradient in zip(phi.items(), gradients, strict=True)}
+            theta = {
+                name: value - RATE * gradient for (name, value), gradient in zip(phi.items(), gradients, strict=True)
+            }
             (F.cross_entropy(functional_call(module, theta, xq), yq) / TASKS).backward()
         return norm_of([value.grad for value in phi.values() if value.grad is not None])
 

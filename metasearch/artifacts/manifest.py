@@ -69,6 +69,7 @@ class Manifest(_Part):
         model: the network's type and settings.
         config: the resolved experiment, as plain values; enough to build the learner again.
         provenance: where phi comes from.
+        spec: shapes of the tasks it was learned on (``kind``, ``input_shape``, ``outputs``, ``support``, ``query``).
         choices: phi's choices, by dotted path; filled in when phi is saved, as are the next three.
         tensors: shape and dtype of phi's tensors.
         buffers: shape and dtype of phi's buffers.
@@ -80,6 +81,7 @@ class Manifest(_Part):
     model: dict[str, Any]
     config: dict[str, Any]
     provenance: Provenance
+    spec: dict[str, Any] = Field(default_factory=dict)
     choices: dict[str, Any] = Field(default_factory=dict)
     tensors: dict[str, TensorInfo] = Field(default_factory=dict)
     buffers: dict[str, TensorInfo] = Field(default_factory=dict)

@@ -78,10 +78,14 @@ class Compiled:
         start = time.perf_counter()
         try:
             program = _inductor(trace(self.function, inputs), inputs)
-        except Exception as error:  # inductor raises whatever its stages raise; the eager function is the reference and remains
+        except (
+            Exception
+        ) as error:  # inductor raises whatever its stages raise; the eager function is the reference and remains
             reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
             if self.mode == "always":
-                raise ExecutionError(f"expected to compile the gradient, got {reason}; install a C++ compiler or set numerics.compile to auto") from error
+                raise ExecutionError(
+                    f"expected to compile the gradient, got {reason}; install a C++ compiler or set numerics.compile to auto"
+                ) from error
             logger.warning("not compiled, running eagerly (several times slower): %s", reason)
             return self.function
         logger.info("compiled the gradient in %.1f s", time.perf_counter() - start)

@@ -17,12 +17,12 @@ from metasearch.core import seeds as seeding
 from metasearch.core.config import Config
 from metasearch.core.contracts import Learner
 from metasearch.core.errors import UnsupportedError
-from metasearch.core.registry import build
 from metasearch.core.values import Batch, Phi, Tensors
 from metasearch.estimators.episodes import Problem
 from metasearch.learners.inner_loop import InnerLoop
 from metasearch.learners.losses import cross_entropy
 from metasearch.learners.nearest_neighbour import PixelNearestNeighbour
+from metasearch.models import build_model
 
 __all__ = ["Baseline", "Examples", "NearestNeighbour", "Pretrained", "RandomInitialization"]
 
@@ -42,7 +42,11 @@ class Examples(Protocol):
     """A task distribution that also gives its labelled examples in the ordinary way, for pre-training."""
 
     def examples(self, split: str) -> tuple[Tensor, Tensor]:
-        """``x [N, *input_shape]`` and class indexes ``[N]``."""
+        """All stored examples ``[N, ...]`` and their class indexes ``[N]``."""
+        ...
+
+    def decode(self, stored: Tensor) -> Tensor:
+        """Stored examples as a network sees them, ``[n, *input_shape]``."""
         ...
 
     def n_classes(self, split: str) -> int:
@@ -104,7 +108,7 @@ class Pretrained:
         self.learner = problem.learner({})
         if not isinstance(problem.tasks, Examples):
             raise UnsupportedError(
-                "test.baselines", "'pretrained' needs tasks with examples(split) and n_classes(split); leave it out"
+                "test.baselines", "'pretrained' needs tasks with examples(split), decode(stored) and n_classes(split); leave it out"
             )
         if not isinstance(self.learner, InnerLoop) or not isinstance(self.learner.slots["initialization"], LearnedInitialization):
             raise UnsupportedError("test.baselines", "'pretrained' needs an inner loop with a learned initialization")
@@ -114,7 +118,7 @@ class Pretrained:
         assert isinstance(learner, InnerLoop)
         assert isinstance(tasks, Examples)
         spec = dataclasses.replace(problem.tasks.spec("train"), outputs=tasks.n_classes("train"))
-        model = build("model", learner.config.model, "learner.model", spec=spec)
+        model = build_model(learner.config.model, spec)
         parameters, buffers = model.init(seeding.derive(seed, "pretrained"))
         trained = self._train(model, parameters, buffers, seed)
         phi = learner.init(seed)
@@ -135,7 +139,7 @@ class Pretrained:
         draws = seeding.Draws([seeding.derive(seed, "pretrained", "batches")])
         for _ in range(self.config.steps):
             index = torch.from_numpy(draws.integers(self.config.batch, len(y))[0]).to(x.device)
-            batch = Batch(x[index][None].to(problem.device, problem.dtype), y[index][None].to(problem.device))
+            batch = Batch(tasks.decode(x[index])[None].to(problem.device, problem.dtype), y[index][None].to(problem.device))
             outputs, state = model({name: value[None] for name, value in leaves.items()}, state, batch.x)
             state = {name: value.detach() for name, value in state.items()}
             optimizer.zero_grad()

@@ -81,8 +81,8 @@ class Asha(Ranking):
 class HyperBand(Ranking):
     """HyperBand (Li et al. 2018, arXiv:1603.06560): brackets that wait for their slowest trial.
 
-    A trial that waits gives its worker away, and goes on from its newest checkpoint. A bracket holds only proposals that
-    are in flight together.
+    A trial that waits gives its worker away, and goes on from its newest checkpoint. A bracket holds only proposals
+    that are in flight together.
 
     Args:
         max: largest budget of a trial.

@@ -51,8 +51,8 @@ class Trials:
     """Runs training runs as Ray Tune trials.
 
     :meth:`wait` gives each report once, in order, and at the end a measurement or a failure. A trial whose worker dies
-    goes on from its newest checkpoint. One that the scheduler stops ends with a measurement of what it reported last, with
-    the metric ``stopped`` 1.0. If the head node dies, Ray ends this process without an exception.
+    goes on from its newest checkpoint. One that the scheduler stops ends with a measurement of what it reported last,
+    with the metric ``stopped`` 1.0. If the head node dies, Ray ends this process without an exception.
 
     A call is a training run if its ``extra`` holds ``trial: True``. ``extra["restored"]`` (a checkpoint, relative to
     ``storage``) and ``extra["after"]`` (its last delivered step) continue a run that an earlier process began.
@@ -115,7 +115,7 @@ class Trials:
         storage.mkdir(parents=True, exist_ok=True)
         self._folder = Path(tempfile.mkdtemp(prefix=".tune-", dir=storage))
         trainable = training_class(cloudpickle.dumps(setup), threads, storage.absolute(), self._ranking)
-        bundles: list[dict[str, float]] = [own, *({"CPU": 1} for _ in range(inner_workers))]
+        bundles: list[dict[str, float]] = [own, *[{"CPU": 1.0}] * inner_workers]
         self._trainable = tune.with_resources(trainable, tune.PlacementGroupFactory(bundles))
         self._max_repeats = max_repeats
         self._desk = Desk(workers, self._ranking)

@@ -26,6 +26,7 @@ from metasearch.core.registry import build
 from metasearch.core.space import Dimension, Space
 from metasearch.core.values import Batch, Losses, Phi, Task, TaskSpec, Tensors
 from metasearch.learners.losses import loss_for, metrics_for
+from metasearch.models import build_model
 
 __all__ = ["InnerLoop", "Steps"]
 
@@ -65,7 +66,7 @@ class InnerLoop:
         """Settings.
 
         Args:
-            model: the network (``type`` and its settings).
+            model: the network: ``type`` and its settings, a name, or an ``nn.Module`` class or object of your own.
             steps: inner steps in training and at test; one number means both.
             objective: what phi descends: the query loss after the last step, its sum over all steps, or a weighted sum with one
                 weight for each step from 1 on.
@@ -73,7 +74,7 @@ class InnerLoop:
             slots: what fills each slot; what is not named is a learned initialization, a rate of 0.1, and gradient descent.
         """
 
-        model: dict[str, Any]
+        model: Any
         steps: Steps = Steps(train=1, test=1)
         objective: Literal["final", "sum"] | tuple[float, ...] = "final"
         adapt: tuple[str, ...] = ("*",)
@@ -87,7 +88,7 @@ class InnerLoop:
     def __init__(self, config: Any, spec: TaskSpec, choices: Mapping[str, Any] | None = None) -> None:
         self.config = config
         self.spec = spec
-        self.model: Model = build("model", config.model, "model", spec=spec)
+        self.model: Model = build_model(config.model, spec)
         self._loss = loss_for(spec)
         parameters, _ = self.model.init(0)
         shapes = {name: tuple(value.shape) for name, value in parameters.items()}

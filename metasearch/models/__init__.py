@@ -1,6 +1,17 @@
 """Networks as pure functions of parameters that carry a leading task axis."""
 
-from metasearch.core.registry import registry
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from metasearch.core.registry import ADAPTERS, build, registry
+
+if TYPE_CHECKING:
+    from metasearch.core.contracts import Model
+    from metasearch.core.values import TaskSpec
+
+__all__ = ["build_model"]
 
 for _name, _part in {
     "conv4": "metasearch.models.conv4:Conv4",
@@ -8,3 +19,34 @@ for _name, _part in {
     "module": "metasearch.models.module:ModuleModel",
 }.items():
     registry("model").add(_name, _part)
+
+
+def build_model(given: Any, spec: TaskSpec) -> Model:
+    """The network that an experiment names.
+
+    Args:
+        given: ``{type: ..., **settings}``, a name, an ``nn.Module`` class (built without arguments) or an ``nn.Module``.
+        spec: shapes of the tasks.
+
+    Raises:
+        ConfigError: if it cannot be built.
+    """
+    if isinstance(given, Mapping | str):
+        return build("model", given, "model", spec=spec)  # type: ignore[no-any-return]
+    if isinstance(given, type):
+        return build("model", {"type": given}, "model", spec=spec)  # type: ignore[no-any-return]
+    return build("model", {"type": "module", "factory": given}, "model", spec=spec)  # type: ignore[no-any-return]
+
+
+def _own_module(part: Any, settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """An ``nn.Module`` class where a model is expected: its settings are its keyword arguments."""
+    from torch import nn
+
+    from metasearch.models.module import ModuleModel
+
+    if isinstance(part, type) and issubclass(part, nn.Module):
+        return ModuleModel, {"factory": part, "arguments": settings}
+    return part, settings
+
+
+ADAPTERS.setdefault("model", []).append(_own_module)

@@ -67,7 +67,10 @@ class Conv4:
 
     def __init__(self, config: Config, spec: TaskSpec) -> None:
         if len(spec.input_shape) != 3:
-            raise ConfigError("model", f"conv4 needs images (channels, height, width), these tasks have inputs {spec.input_shape}; use mlp")
+            raise ConfigError(
+                "model",
+                f"conv4 needs images (channels, height, width), these tasks have inputs {spec.input_shape}; use mlp",
+            )
         self.config, self.outputs = config, spec.outputs
         self.stride = config.stride or (1 if config.pool == "max" else 2)
         self.conv_bias = config.norm == "none" if config.conv_bias is None else config.conv_bias
@@ -76,7 +79,10 @@ class Conv4:
         for _ in range(config.blocks):
             height, width = (self._halve(pixels) for pixels in (height, width))
         if min(height, width) < 1:
-            raise ConfigError("model.blocks", f"an image of {spec.input_shape[1:]} pixels vanishes in {config.blocks} blocks; use fewer")
+            raise ConfigError(
+                "model.blocks",
+                f"an image of {spec.input_shape[1:]} pixels vanishes in {config.blocks} blocks; use fewer",
+            )
         self.features = config.filters * (height * width if config.head == "flatten" else 1)
 
     def _halve(self, pixels: int) -> int:
@@ -97,11 +103,15 @@ class Conv4:
                 parameters[name] = draw.xavier_uniform(*shape)
         return parameters, {}
 
-    def __call__(self, parameters: Tensors, buffers: Tensors, x: Tensor, *, seeds: NDArray[np.int64] | None = None) -> tuple[Tensor, Tensors]:
+    def __call__(
+        self, parameters: Tensors, buffers: Tensors, x: Tensor, *, seeds: NDArray[np.int64] | None = None
+    ) -> tuple[Tensor, Tensors]:
         """Logits ``[T, n, outputs]`` of ``x [T, n, C, H, W]``; nothing is drawn, so ``seeds`` have no effect."""
         for block in range(self.config.blocks):
             name = f"blocks.{block}"
-            x = functional.conv2d(x, parameters[f"{name}.conv.weight"], parameters.get(f"{name}.conv.bias"), stride=self.stride, padding=1)
+            x = functional.conv2d(
+                x, parameters[f"{name}.conv.weight"], parameters.get(f"{name}.conv.bias"), stride=self.stride, padding=1
+            )
             if self.config.norm == "batch":
                 x = functional.batch_norm(x, parameters.get(f"{name}.norm.weight"), parameters.get(f"{name}.norm.bias"))
             x = torch.relu(x)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from metasearch.models.product import product
 
@@ -44,11 +44,15 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int
     tasks, n, channels, height, width = x.shape
     outputs, kernel = weight.shape[1], weight.shape[-1]
     if weight.shape[0] != tasks or weight.shape[2] != channels or weight.shape[-2] != kernel:
-        raise ValueError(f"expected kernels [{tasks}, O, {channels}, k, k] for images {list(x.shape)}, got {list(weight.shape)}")
+        raise ValueError(
+            f"expected kernels [{tasks}, O, {channels}, k, k] for images {list(x.shape)}, got {list(weight.shape)}"
+        )
     geometry = (kernel, stride, padding)
     rows, columns = _size(height, geometry), _size(width, geometry)
     if rows < 1 or columns < 1:
-        raise ValueError(f"a {kernel}x{kernel} kernel does not fit {height}x{width} pixels padded by {padding}; use fewer blocks or larger images")
+        raise ValueError(
+            f"a {kernel}x{kernel} kernel does not fit {height}x{width} pixels padded by {padding}; use fewer blocks or larger images"
+        )
     patches = _Unfold.apply(x.permute(0, 1, 3, 4, 2), geometry)
     y = product(patches, _Pack.apply(weight))
     if bias is not None:
@@ -68,7 +72,9 @@ def _unfold(x: Tensor, geometry: Geometry) -> Tensor:
     rows, columns = _size(height, geometry), _size(width, geometry)
     padded = F.pad(x, (0, 0, padding, padding, padding, padding)) if padding else x
     shifted = [
-        padded[:, :, i : i + stride * (rows - 1) + 1 : stride, j : j + stride * (columns - 1) + 1 : stride] for i in range(kernel) for j in range(kernel)
+        padded[:, :, i : i + stride * (rows - 1) + 1 : stride, j : j + stride * (columns - 1) + 1 : stride]
+        for i in range(kernel)
+        for j in range(kernel)
     ]
     return torch.cat(shifted, dim=-1).reshape(tasks, n * rows * columns, kernel * kernel * channels)
 

@@ -39,4 +39,6 @@ class Initializer:
 
     def truncated_normal(self, *shape: int, std: float) -> Tensor:
         """Normal with mean 0, cut at two standard deviations."""
-        return torch.nn.init.trunc_normal_(torch.empty(shape), std=std, a=-2 * std, b=2 * std, generator=self._generator)
+        return torch.nn.init.trunc_normal_(
+            torch.empty(shape), std=std, a=-2 * std, b=2 * std, generator=self._generator
+        )

@@ -22,7 +22,12 @@ from metasearch.models.norm import BatchNorm
 
 __all__ = ["MLP"]
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid, "gelu": nn.functional.gelu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "gelu": nn.functional.gelu,
+}
 
 
 @register("model", "mlp")
@@ -64,14 +69,18 @@ class MLP:
         parameters: Tensors = {}
         for name, shape in parameter_shapes(self.module).items():
             if len(shape) == 1:
-                parameters[name] = torch.ones(shape) if name.startswith("norms.") and name.endswith("weight") else torch.zeros(shape)
+                parameters[name] = (
+                    torch.ones(shape) if name.startswith("norms.") and name.endswith("weight") else torch.zeros(shape)
+                )
             elif self.config.init == "xavier":
                 parameters[name] = draw.xavier_uniform(*shape)
             else:
                 parameters[name] = draw.truncated_normal(*shape, std=self.config.init_std)
         return parameters, {}
 
-    def __call__(self, parameters: Tensors, buffers: Tensors, x: Tensor, *, seeds: NDArray[np.int64] | None = None) -> tuple[Tensor, Tensors]:
+    def __call__(
+        self, parameters: Tensors, buffers: Tensors, x: Tensor, *, seeds: NDArray[np.int64] | None = None
+    ) -> tuple[Tensor, Tensors]:
         """Outputs ``[T, n, outputs]`` of ``x [T, n, ...]``; nothing is drawn, so ``seeds`` have no effect."""
         activation = ACTIVATIONS[self.config.activation]
         x = x.flatten(2) if x.dim() > 2 else x.unsqueeze(-1)

@@ -62,7 +62,10 @@ class _Data(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
         first, weight = ctx.saved_tensors
         need_first, need_weight = ctx.needs_input_grad
-        return (_Product.apply(gradient, weight) if need_first else None, _Weight.apply(gradient, first) if need_weight else None)
+        return (
+            _Product.apply(gradient, weight) if need_first else None,
+            _Weight.apply(gradient, first) if need_weight else None,
+        )
 
 
 class _Weight(torch.autograd.Function):

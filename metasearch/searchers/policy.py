@@ -107,7 +107,7 @@ class Policy:
         loss = _ALGORITHMS[self.config.algorithm](
             self._policy, [(choices, reward - before) for choices, reward in samples], self.config.entropy
         )
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         self._optimizer.step()
         self._baseline = self.config.baseline * before + (1 - self.config.baseline) * mean
 

@@ -24,8 +24,8 @@ def contact_sheet(task: Task, index: int = 0, queries: int = 5) -> NDArray[np.ui
         queries: how many queries of each label to show at most.
 
     Returns:
-        ``[rows, columns]`` uint8 for one channel, which is shown dark on light (1 is black); ``[rows, columns, channels]``
-        for more, shown as they are.
+        ``[rows, columns]`` uint8 for one channel, which is shown dark on light (1 is black);
+        ``[rows, columns, channels]`` for more, shown as they are.
     """
     support, query = (_grid(batch.x[index], batch.y[index]) for batch in (task.support, task.query))
     sides = [support, query[:, :queries]]

@@ -1,0 +1,97 @@
+"""What a pool of Ray actors costs: python experiments/benchmarks/actor_overhead.py
+
+Prints the time of a trivial call in the process, through one actor call by call, and through one actor with many calls in
+flight; the overhead as a share of a 20 ms evaluation; and what a second worker gains on one. Medians of alternating rounds.
+"""
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import torch
+
+from metasearch.core.values import Call, Measurement, Phi
+from metasearch.execution import Actors, Inline, gather, start_ray
+
+
+class Busy:
+    """Answers ``trivial`` at once and ``busy`` after 20 ms of work on one core."""
+
+    def measure(self, call: Call) -> Measurement:
+        end = time.thread_time() + (0.02 if call.function == "busy" else 0.0)
+        matrix = np.ones((64, 64))
+        while time.thread_time() < end:
+            matrix = np.tanh(matrix @ matrix)
+        value = np.zeros(8)
+        return Measurement(value, value, gradient=dict(call.phi.tensors))
+
+    def run(self, call: Call, trial: object) -> Measurement:
+        raise TypeError("this program answers function calls only")
+
+
+def calls(n: int, function: str, phi: object) -> list[Call]:
+    return [Call(0, index, function, phi, tuple(range(8)), index) for index in range(n)]
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def one_by_one(executor: Inline | Actors, work: list[Call]) -> None:
+    for call in work:
+        gather(executor, [call])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--calls", type=int, default=200, help="calls in a round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--parameters", type=int, default=112_000, help="size of phi and of each gradient sent back")
+    options = parser.parse_args()
+    phi = Phi({f"initialization.{i}": torch.ones(options.parameters // 8) for i in range(8)})
+    ray = start_ray(workers=3)
+    with Inline(Busy) as inline, Actors(Busy, 1) as one, Actors(Busy, 2) as two:
+        pools = {"in the process": inline, "one actor": one, "two actors": two}
+        shared = {name: pool.put(phi) for name, pool in pools.items()}
+        one.pids(), two.pids()
+
+        def rounds(function: str, names: list[str], run: Callable[..., object], n: int) -> dict[str, float]:
+            taken: dict[str, list[float]] = {name: [] for name in names}
+            for turn in range(options.rounds + 1):
+                for name in names:
+                    work = calls(n, function, shared[name])
+                    span = seconds(lambda pool=pools[name], work=work: run(pool, work))
+                    if turn:  # the first round warms up
+                        taken[name].append(span / n)
+            return {name: statistics.median(spans) for name, spans in taken.items()}
+
+        both = ["in the process", "one actor"]
+        latency = rounds("trivial", both, one_by_one, options.calls)
+        stream = rounds("trivial", both, gather, options.calls)
+        busy = rounds("busy", list(pools), gather, max(20, options.calls // 5))
+    ray.close()
+    here = busy["in the process"]
+    print(f"phi and gradients of {options.parameters} parameters, {os.cpu_count()} cores")
+    print(
+        f"trivial call, one by one: {1e3 * latency[both[0]]:.2f} ms here, {1e3 * latency[both[1]]:.2f} ms by an actor"
+    )
+    print(
+        f"trivial call, in flight together: {1e3 * stream[both[0]]:.2f} ms here, {1e3 * stream[both[1]]:.2f} ms by an actor"
+    )
+    print(f"overhead of an actor's call: {1e3 * (latency[both[1]] - latency[both[0]]):.2f} ms")
+    print(
+        f"20 ms evaluation: {1e3 * here:.2f} ms here, {1e3 * busy['one actor']:.2f} ms by one actor "
+        f"({100 * (busy['one actor'] / here - 1):+.1f} %)"
+    )
+    print(f"two workers over one: {busy['one actor'] / busy['two actors']:.2f} x")
+
+
+if __name__ == "__main__":
+    main()

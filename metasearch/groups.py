@@ -1,0 +1,149 @@
+"""One file, several runs: seeds and variants, resumed as one, with paired intervals at the end."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from metasearch.core.errors import ConfigError
+from metasearch.core.files import write_file
+from metasearch.evaluation.intervals import mean_ci95, paired_ci95
+from metasearch.experiment import load, override
+from metasearch.running import Listener, Outcome, resume, run
+
+__all__ = ["Group", "GroupRow", "expand", "is_group", "resume_group", "run_group", "table"]
+
+_FILE = "group.json"
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """One variant over its seeds: mean of a test figure, and its paired difference to the first variant.
+
+    Args:
+        variant: its name.
+        values: the figure of each seed, in the order of seeds.
+        mean, ci95: over seeds (1.96 standard errors).
+        difference, difference_ci95: to the first variant, paired by seed (Student's t); None for the first variant itself.
+    """
+
+    variant: str
+    values: tuple[float, ...]
+    mean: float
+    ci95: float
+    difference: float | None
+    difference_ci95: float | None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Several runs as one.
+
+    Args:
+        path: folder of the group; its runs are folders in it.
+        outcomes: of the runs, in order.
+        rows: the table, once all runs have finished.
+        metric: what the table is about.
+    """
+
+    path: Path
+    outcomes: tuple[Outcome, ...]
+    rows: tuple[GroupRow, ...]
+    metric: str
+
+    @property
+    def status(self) -> str:
+        """``finished``, or the first other status of a run."""
+        return next((one.status for one in self.outcomes if one.status != "finished"), "finished")
+
+
+def expand(tree: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The single experiments of a file with ``seeds`` or ``variants``, by ``variant/seed``.
+
+    Raises:
+        ConfigError: if either is empty or no list (or mapping).
+    """
+    variants = tree.get("variants") or {"": {}}
+    seeds = tree.get("seeds") or [tree.get("seed", 0)]
+    if not isinstance(variants, Mapping) or not all(isinstance(one, Mapping) for one in variants.values()):
+        raise ConfigError("variants", "is a mapping: name -> overrides, for example {first_order: {evaluation.estimator: first_order}}")
+    if not isinstance(seeds, Sequence) or isinstance(seeds, str) or not all(isinstance(one, int) for one in seeds):
+        raise ConfigError("seeds", f"is a list of integers, got {seeds!r}")
+    base = {key: value for key, value in tree.items() if key not in ("seeds", "variants")}
+    return {
+        f"{variant or 'seed'}-{seed}": override(override(base, changes), {"seed": seed})
+        for variant, changes in variants.items()
+        for seed in seeds
+    }
+
+
+def run_group(
+    tree: Mapping[str, Any], *, folder: Path | None = None, root: Path | str = "runs", listener: Listener | None = None
+) -> Group:
+    """Runs all experiments of a file, one after the other; each is checked before the first one starts.
+
+    Args:
+        tree: the raw experiment with ``seeds`` or ``variants``.
+        folder: of the experiment file.
+    """
+    members = expand(tree)
+    for member in members.values():
+        load(member)
+    name = str(tree.get("name", "search"))
+    path = Path(root) / f"{name}-group-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+    path.mkdir(parents=True)
+    record = {
+        "format": 1,
+        "name": name,
+        "folder": None if folder is None else str(folder),
+        "variants": list(tree.get("variants") or {"seed": {}}),
+        "seeds": list(tree.get("seeds") or [tree.get("seed", 0)]),
+        "members": members,
+    }
+    write_file(path / _FILE, json.dumps(record, indent=2).encode())
+    return resume_group(path, listener=listener)
+
+
+def is_group(path: Path | str) -> bool:
+    """Whether a folder is a group of runs."""
+    return (Path(path) / _FILE).is_file()
+
+
+def resume_group(path: Path | str, *, listener: Listener | None = None) -> Group:
+    """Starts what has not been started, resumes what has not ended, and makes the table."""
+    path = Path(path)
+    record = json.loads((path / _FILE).read_text("utf-8"))
+    outcomes: list[Outcome] = []
+    for name, tree in record["members"].items():
+        if (path / name / "config.yaml").exists():
+            outcome = resume(path / name, root=path, listener=listener)
+        else:
+            outcome = run(load(tree), root=path, folder=name, listener=listener)
+        outcomes.append(outcome)
+        if outcome.status == "interrupted":
+            return Group(path, tuple(outcomes), (), "")
+    metric, rows = table(record["variants"], record["seeds"], outcomes)
+    return Group(path, tuple(outcomes), rows, metric)
+
+
+def table(variants: Sequence[str], seeds: Sequence[int], outcomes: Sequence[Outcome]) -> tuple[str, tuple[GroupRow, ...]]:
+    """The metric (accuracy where there is one, else L) and one row a variant."""
+    figures = [outcome.results and outcome.results.get("test") for outcome in outcomes]
+    if not all(figures):
+        return "", ()
+    metric = "accuracy" if "accuracy" in (figures[0] or {}) else "L"
+    values = [float((one or {})[metric]) for one in figures]
+    rows: list[GroupRow] = []
+    first: tuple[float, ...] = ()
+    for index, variant in enumerate(variants):
+        own = tuple(values[index * len(seeds) : (index + 1) * len(seeds)])
+        first = first or own
+        mean, width = mean_ci95(own)
+        difference, spread = (None, None) if index == 0 else paired_ci95(own, first)
+        rows.append(GroupRow(variant, own, mean, width, difference, spread))
+    return metric, tuple(rows)

@@ -1,0 +1,141 @@
+"""A run that is killed at any moment and resumed equals one that was not."""
+
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metasearch.core.errors import ConfigError, ResumeError, RunLockedError
+from metasearch.experiment import resolve
+from metasearch.running import extend, replay, resume, run
+from metasearch.tracking import Journal, RunDirectory
+from records import content, journal, of_type
+
+
+@pytest.fixture
+def undisturbed(tiny: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+    return content(run(resolve(tiny), root=tmp_path / "whole").directory.path)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "journal.write:1",  # the start itself
+        "journal.write:2",
+        "journal.write:7",
+        "journal.after:6",  # an evaluation that nobody was told of
+        "journal.after:11",
+        "checkpoint.rename:1",
+        "checkpoint.rename:2",
+        "checkpoint.rename:5",
+        "journal.write:26",  # a test record
+    ],
+)
+def test_a_driver_killed_at_a_fault_point_resumes_to_the_same_end(
+    fault: str, tiny: dict[str, Any], undisturbed: dict[str, Any], drivers: Any
+) -> None:
+    path = drivers.until_dead(tiny, fault)
+    outcome = resume(path)
+    assert outcome.status == "finished"
+    assert content(path) == undisturbed
+
+
+def test_a_driver_killed_again_and_again_at_random_moments_resumes_to_the_same_end(
+    tiny: dict[str, Any], undisturbed: dict[str, Any], drivers: Any
+) -> None:
+    draw = random.Random(0)
+    path = None
+    for _ in range(4):
+        process = drivers.start(tiny, run=path)
+        process.join(draw.uniform(0.3, 1.2))
+        if process.is_alive():
+            process.kill()
+            process.join()
+        path = path or (drivers.run() if drivers.root.exists() and any(drivers.root.glob("*/config.yaml")) else None)
+    path = path or drivers.run()
+    if content_end(path) != "finished":
+        resume(path)
+    assert content(path) == undisturbed
+
+
+def content_end(path: Path) -> str:
+    ends = of_type(path, "end") if (path / "journal.jsonl").exists() else []
+    return ends[-1]["status"] if ends else ""
+
+
+def test_a_second_driver_is_refused_while_the_first_one_works(tiny: dict[str, Any], drivers: Any) -> None:
+    tiny["budget"] = {"steps": 100_000}
+    process = drivers.start(tiny)
+    try:
+        deadline = time.monotonic() + 60
+        while not (drivers.root.exists() and any(drivers.root.glob("*/checkpoints/0*"))):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        with pytest.raises(RunLockedError, match=str(process.pid)):
+            resume(drivers.run())
+    finally:
+        process.kill()
+        process.join()
+
+
+def test_resuming_under_another_configuration_fails_loudly(tiny: dict[str, Any], drivers: Any) -> None:
+    path = drivers.until_dead(tiny, "journal.after:11")
+    config = path / "config.yaml"
+    config.write_text(config.read_text().replace("value: 0.01", "value: 0.02"))
+    with pytest.raises(ResumeError, match="computed again"):
+        resume(path)
+
+
+def test_resuming_a_finished_run_changes_nothing(tiny: dict[str, Any], tmp_path: Path) -> None:
+    path = run(resolve(tiny), root=tmp_path).directory.path
+    before = content(path)
+    assert resume(path).status == "finished"
+    after = content(path)
+    assert {**after, "ends": before["ends"]} == before
+
+
+def test_extending_equals_a_longer_run(tiny: dict[str, Any], tmp_path: Path) -> None:
+    short = run(resolve({**tiny, "budget": {"steps": 6}, "test": None}), root=tmp_path / "a").directory.path
+    extend(short, ["budget.steps=9"])
+    whole = run(resolve({**tiny, "budget": {"steps": 9}, "test": None}), root=tmp_path / "b").directory.path
+    for type_ in ("ask", "evaluation", "validation"):
+        assert of_type(short, type_) == of_type(whole, type_)
+    assert content(short)["phi"] == content(whole)["phi"]
+
+
+def test_extend_changes_the_budget_only(tiny: dict[str, Any], tmp_path: Path) -> None:
+    path = run(resolve({**tiny, "budget": {"steps": 2}}), root=tmp_path).directory.path
+    with pytest.raises(ConfigError, match="budget only"):
+        extend(path, ["searcher.lr=1"])
+
+
+def test_replay_computes_a_recorded_evaluation_again(tiny: dict[str, Any], tmp_path: Path) -> None:
+    path = run(resolve(tiny), root=tmp_path).directory.path
+    said: list[str] = []
+    for evaluation in (0, 3, 7):
+        result = replay(path, evaluation, say=said.append)
+        assert result["equal"], result
+        assert result["from_step"] <= evaluation
+    assert "evaluations" in said[0]
+    with pytest.raises(ConfigError, match="it has 8"):
+        replay(path, 8)
+
+
+def test_replay_finds_a_record_that_was_changed(tiny: dict[str, Any], tmp_path: Path) -> None:
+    path = run(resolve(tiny), root=tmp_path).directory.path
+    records = journal(path)
+    (path / "journal.jsonl").unlink()
+    with Journal.open(path / "journal.jsonl") as written:
+        for record in records:
+            fields = {key: value for key, value in record.items() if key not in ("n", "time", "elapsed", "type")}
+            if record["type"] == "evaluation" and record["id"] == 3:
+                fields["L"] += 1e-9
+            written.append(record["type"], **fields)
+    assert not replay(path, 3, say=lambda text: None)["equal"]
+
+
+def test_a_run_is_found_by_a_unique_prefix(tiny: dict[str, Any], tmp_path: Path) -> None:
+    path = run(resolve({**tiny, "budget": {"steps": 1}}), root=tmp_path).directory.path
+    assert RunDirectory.open(path.name[-6:-2], tmp_path).path == path
