@@ -341,6 +341,10 @@ class Controller:
         else:
             self.searcher.tell(ask.in_order())
         self.step += 1
+        if self._checkpoint is not None and self.step == self._checkpoint["step"]:
+            self.searcher.load_state_dict(self._checkpoint["searcher"])
+            self._carried = self._checkpoint["carried"]
+            self._saved = self.step
         self._after_step()
 
     def _after_step(self) -> None:
@@ -422,13 +426,8 @@ class Controller:
         else:
             evaluation = _from_record(proposal, record, self._reports.get(proposal.id, []))
         ask.evaluations[proposal.id] = evaluation
-        if not ask.complete:
-            return
-        self._tell(ask, replayed=restored)
-        if self.step == start and self._checkpoint is not None:
-            self.searcher.load_state_dict(self._checkpoint["searcher"])
-            self._carried = self._checkpoint["carried"]
-            self._saved = start
+        if ask.complete:
+            self._tell(ask, replayed=restored)
 
     def _compute(self, proposal: Proposal) -> Evaluation:
         """An evaluation by itself, in order, without recording it."""

@@ -145,7 +145,7 @@ class Actors:
             )
         phi, carried = ([value.content] if isinstance(value, Shared) else [] for value in (call.phi, call.carried))
         own = replace(call, phi=None if phi else call.phi, carried=None if carried else call.carried)
-        self._pending.append(_Job(call, pack(own, copy=True), phi, carried))
+        self._pending.append(_Job(call, pack(own), phi, carried))
         self._assign()
 
     def wait(self, timeout_s: float | None = None) -> list[tuple[Call, Report | Measurement | Failure]]:

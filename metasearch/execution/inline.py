@@ -45,7 +45,7 @@ class Inline:
 
     def put(self, value: Any) -> Shared:
         """A snapshot of a value; each call that refers to it gets a fresh copy."""
-        return Shared(pack(value, copy=True))
+        return Shared(pack(value))
 
     def submit(self, call: Call) -> None:
         """Queues a call."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,15 +24,23 @@ from metasearch.core.values import Call
 __all__ = ["Packed", "Shared", "pack", "resolved", "unpack"]
 
 _IN_BAND_BYTES = 1024
+_ALIGNMENT = 64
 _CARRIERS = {1: torch.uint8, 2: torch.int16}  # for dtypes that numpy lacks (bfloat16, float8), by element size
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Packed:
-    """A value as a pickle and the memory of its arrays; immutable, hence its own deep copy."""
+    """A value as a pickle and, in one piece, the memory of its larger arrays; immutable, hence its own deep copy.
+
+    Args:
+        body: the pickle.
+        sizes: of the arrays' memories, in bytes; each begins at a multiple of 64.
+        memory: of all arrays.
+    """
 
     body: bytes
-    buffers: tuple[NDArray[np.uint8], ...]
+    sizes: tuple[int, ...]
+    memory: NDArray[np.uint8]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Packed:
         return self
@@ -52,31 +60,31 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
         return super().reducer_override(obj)
 
 
-def pack(value: Any, *, copy: bool = False) -> Packed:
-    """Packs any picklable tree; tensors lose their graph, ``requires_grad`` and device.
-
-    Args:
-        value: the tree.
-        copy: whether to take a snapshot; else the result shares the arrays' memory: send it off before they change.
-    """
+def pack(value: Any) -> Packed:
+    """A snapshot of any picklable tree; tensors lose their graph, ``requires_grad`` and device."""
     buffers: list[NDArray[np.uint8]] = []
 
     def take(buffer: pickle.PickleBuffer) -> bool:
-        with buffer.raw() as raw:
-            if raw.nbytes < _IN_BAND_BYTES:
-                return True
-        array = np.frombuffer(buffer.raw(), np.uint8)
-        buffers.append(array.copy() if copy else array)
+        memory = np.frombuffer(buffer.raw(), np.uint8) if buffer.raw().nbytes else np.zeros(0, np.uint8)
+        if memory.nbytes < _IN_BAND_BYTES:
+            return True
+        buffers.append(memory)
         return False
 
     stream = io.BytesIO()
     _Pickler(stream, protocol=5, buffer_callback=take).dump(value)
-    return Packed(stream.getvalue(), tuple(buffers))
+    sizes = tuple(buffer.nbytes for buffer in buffers)
+    memory = _empty(sum(map(_padded, sizes)))
+    for place, buffer in zip(_places(memory, sizes), buffers, strict=True):
+        place[:] = buffer
+    return Packed(stream.getvalue(), sizes, memory)
 
 
 def unpack(packed: Packed) -> Any:
     """The value again; its tensors and arrays are fresh, writable and lie on the CPU."""
-    return pickle.loads(packed.body, buffers=_fresh(packed.buffers))  # noqa: S301 -- packed by a process of this run
+    memory = _empty(packed.memory.nbytes)
+    memory[:] = packed.memory
+    return pickle.loads(packed.body, buffers=_places(memory, packed.sizes))  # noqa: S301 -- packed by this run
 
 
 def resolved(call: Call) -> Call:
@@ -85,14 +93,22 @@ def resolved(call: Call) -> Call:
     return replace(call, phi=phi, carried=carried)
 
 
-def _fresh(buffers: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
-    """Copies in torch's memory, whose alignment (64 bytes) keeps kernels that depend on it repeatable."""
-    copies = []
-    for buffer in buffers:
-        array: NDArray[np.uint8] = torch.empty(buffer.nbytes, dtype=torch.uint8).numpy()
-        array[:] = buffer
-        copies.append(array)
-    return copies
+def _empty(size: int) -> NDArray[np.uint8]:
+    """Torch's memory, for its alignment: kernels that depend on it then repeat their results."""
+    memory: NDArray[np.uint8] = torch.empty(size, dtype=torch.uint8).numpy()
+    return memory
+
+
+def _padded(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
+
+
+def _places(memory: NDArray[np.uint8], sizes: Iterable[int]) -> Iterator[NDArray[np.uint8]]:
+    """The parts of one memory, each aligned as the whole is."""
+    start = 0
+    for size in sizes:
+        yield memory[start : start + size]
+        start += _padded(size)
 
 
 def _numpy(tensor: Tensor) -> tuple[NDArray[Any], str | None]:

@@ -55,7 +55,7 @@ class Training(tune.Trainable):
         if isinstance(outcome, dict):
             self._keys = {TIME: outcome[TIME], RANK: outcome[RANK]}
             return outcome
-        return {**self._keys, DONE: True, OUTCOME: pack(outcome, copy=True)}
+        return {**self._keys, DONE: True, OUTCOME: pack(outcome)}
 
     def cleanup(self) -> None:
         if self._session is not None:

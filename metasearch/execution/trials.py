@@ -124,7 +124,7 @@ class Trials:
 
     def put(self, value: Any) -> Shared:
         """A snapshot of a value, which travels with each call that refers to it (training runs share little)."""
-        return Shared(pack(value, copy=True))
+        return Shared(pack(value))
 
     def restore(self, history: Iterable[tuple[int, Sequence[Report]]]) -> None:
         """Feeds the scheduler what finished trials reported before this process began; call it before the first submit.
@@ -149,7 +149,7 @@ class Trials:
             raise UnsupportedError(
                 "execution.type", "trials are training runs; function calls need 'actors' or 'inline'"
             )
-        packed = pack(resolved(call), copy=True)
+        packed = pack(resolved(call))
         self._desk.queue(Flight(call, packed, call.extra.get("restored"), call.extra.get("after")))
         self._in_flight += 1
         if self._thread is None:

@@ -188,7 +188,8 @@ class Ledger:
         if not (child := self._child(record["id"])):
             return
         child.log_all(figures, record, child.last_step)
-        child.tags["metasearch.status"] = record["status"]
+        if record["status"] != "ok":  # what MLflow's own status says is not worth a transaction
+            child.tags["metasearch.status"] = record["status"]
         child.evaluated, child.value = True, math.nan if record.get("L") is None else float(record["L"])
         failure = record.get("failure") or {}
         if failure:

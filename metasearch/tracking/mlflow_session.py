@@ -168,9 +168,10 @@ class Session:
         self._children[child.proposal] = (child_id, child.status)
 
     def _create_child(self, run_id: str, child: ChildRun) -> tuple[str, str]:
-        tags = {PARENT_TAG: run_id, PROPOSAL_TAG: str(child.proposal)}
+        tags = {**child.tags, PARENT_TAG: run_id, PROPOSAL_TAG: str(child.proposal)}
         run = self._client.create_run(self.experiment_id, child.started_ms, tags, run_name=f"proposal {child.proposal}")
         self._children[child.proposal] = (run.info.run_id, "RUNNING")
+        child.tags = {}
         fault_point("mlflow.flush")
         return self._children[child.proposal]
 

@@ -105,11 +105,11 @@ def test_a_setting_that_is_no_plain_value_is_refused_and_the_old_phi_stays(tmp_p
 
 
 def test_a_missing_folder_or_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="manifest.json cannot be read"):
+    with pytest.raises(ArtifactError, match=r"manifest\.json cannot be read"):
         load(tmp_path / "nothing")
     save(tmp_path / "phi", phi(), manifest())
     (tmp_path / "phi" / "phi.safetensors").unlink()
-    with pytest.raises(ArtifactError, match="phi.safetensors cannot be read"):
+    with pytest.raises(ArtifactError, match=r"phi\.safetensors cannot be read"):
         load(tmp_path / "phi")
 
 
@@ -172,7 +172,7 @@ def test_a_damaged_tensor_file_is_named(tmp_path: Path) -> None:
     save(tmp_path / "phi", phi(), manifest())
     path = tmp_path / "phi" / "phi.safetensors"
     path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(ArtifactError, match="phi.safetensors is damaged"):
+    with pytest.raises(ArtifactError, match=r"phi\.safetensors is damaged"):
         load(tmp_path / "phi")
 
 

@@ -57,7 +57,7 @@ def test_each_unpacking_is_fresh_memory(size: int) -> None:
 @pytest.mark.parametrize("size", [3, 5000])
 def test_snapshot_does_not_follow_later_writes(size: int) -> None:
     original = torch.ones(size)
-    packed = pack(original, copy=True)
+    packed = pack(original)
     original.zero_()
     assert torch.equal(unpack(packed), torch.ones(size))
 
@@ -81,7 +81,7 @@ def test_any_floats_survive(values: list[float]) -> None:
 
 
 def test_resolved_replaces_references_by_fresh_values() -> None:
-    shared = Shared(pack(torch.ones(4), copy=True))
+    shared = Shared(pack(torch.ones(4)))
     first = resolved(call(0, phi=shared))
     first.phi.zero_()
     assert torch.equal(resolved(call(0, phi=shared)).phi, torch.ones(4))

@@ -1,7 +1,6 @@
 """Small experiments that run to their end in a second, and drivers that are killed."""
 
 import multiprocessing
-import os
 import signal
 import sys
 from pathlib import Path
@@ -14,10 +13,8 @@ PARTS = HERE / "parts"
 sys.path.insert(0, str(HERE))
 sys.path.insert(0, str(PARTS))
 
-
-def pytest_configure() -> None:
-    # Children are forked from a server that has imported everything, so a driver to kill starts in milliseconds.
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["driver"])
+# Children are forked from a server that has imported everything, so a driver to kill starts in milliseconds.
+multiprocessing.get_context("forkserver").set_forkserver_preload(["driver"])
 
 
 @pytest.fixture
@@ -75,8 +72,3 @@ class Drivers:
 @pytest.fixture
 def drivers(tmp_path: Path) -> Drivers:
     return Drivers(tmp_path / "killed")
-
-
-def kill(process: Any) -> None:
-    os.kill(process.pid, signal.SIGKILL)
-    process.join(30)

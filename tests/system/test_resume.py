@@ -43,26 +43,38 @@ def test_a_driver_killed_at_a_fault_point_resumes_to_the_same_end(
 
 
 def test_a_driver_killed_again_and_again_at_random_moments_resumes_to_the_same_end(
-    tiny: dict[str, Any], undisturbed: dict[str, Any], drivers: Any
+    tiny: dict[str, Any], tmp_path: Path, drivers: Any
 ) -> None:
+    tiny["budget"] = {"steps": 60}
+    whole = content(run(resolve(tiny), root=tmp_path / "whole").directory.path)
     draw = random.Random(0)
     path = None
     for _ in range(4):
         process = drivers.start(tiny, run=path)
-        process.join(draw.uniform(0.3, 1.2))
-        if process.is_alive():
-            process.kill()
-            process.join()
-        path = path or (drivers.run() if drivers.root.exists() and any(drivers.root.glob("*/config.yaml")) else None)
-    path = path or drivers.run()
-    if content_end(path) != "finished":
-        resume(path)
-    assert content(path) == undisturbed
+        path = path or _appears(drivers)
+        before = _size(path)
+        while process.is_alive() and _size(path) <= before:
+            time.sleep(0.005)
+        time.sleep(draw.uniform(0.0, 0.3))
+        process.kill()
+        process.join()
+    resume(path)
+    ended = content(path)
+    assert ended.pop("ends")[-1] == whole.pop("ends")[-1] == "finished"
+    assert ended == whole
 
 
-def content_end(path: Path) -> str:
-    ends = of_type(path, "end") if (path / "journal.jsonl").exists() else []
-    return ends[-1]["status"] if ends else ""
+def _appears(drivers: Any) -> Path:
+    deadline = time.monotonic() + 60
+    while not (drivers.root.exists() and any(drivers.root.glob("*/journal.jsonl"))):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    return drivers.run()
+
+
+def _size(path: Path) -> int:
+    journal_path = path / "journal.jsonl"
+    return journal_path.stat().st_size if journal_path.exists() else 0
 
 
 def test_a_second_driver_is_refused_while_the_first_one_works(tiny: dict[str, Any], drivers: Any) -> None:

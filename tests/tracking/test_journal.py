@@ -107,7 +107,7 @@ def test_a_missing_line_is_damage(path: Path) -> None:
     filled(path, 4)
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0] + lines[2] + lines[3])
-    with pytest.raises(JournalError, match="line 2: .*number 2"):
+    with pytest.raises(JournalError, match=r"line 2: .*number 2"):
         read(path)
 
 

@@ -120,7 +120,7 @@ def test_results_come_back_with_nan_and_inf(tmp_path: Path) -> None:
 def test_results_that_are_no_json_are_named(tmp_path: Path) -> None:
     run = made(tmp_path, "a")
     run.results_path.write_text("{")
-    with pytest.raises(ConfigError, match="results.json is not JSON"):
+    with pytest.raises(ConfigError, match=r"results\.json is not JSON"):
         run.read_results()
 
 

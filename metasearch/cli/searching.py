@@ -1,0 +1,189 @@
+"""Commands that search, or compute something of a search again."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from metasearch.cli import INTERRUPTED
+from metasearch.core.errors import ConfigError, MetasearchError
+from metasearch.display import Display, print_group, print_outcome
+from metasearch.display.figures import count, duration, figure, place
+
+if TYPE_CHECKING:
+    from metasearch.experiment import Experiment
+    from metasearch.groups import Group
+    from metasearch.running import Outcome
+
+__all__ = ["check", "evaluate", "extend", "replay", "resume", "run"]
+
+
+def run(given: Namespace) -> int:
+    """``metasearch run FILE``."""
+    assignments = [*given.set, *_short(given)]
+    if given.dry_run:
+        return _dry_run(given.file, assignments)
+    from metasearch import api
+
+    with _watching() as display:
+        outcome = api.run(given.file, set=assignments, runs=given.runs, listener=display)
+    return _ended(outcome)
+
+
+def resume(given: Namespace) -> int:
+    """``metasearch resume RUN``."""
+    from metasearch import api
+
+    with _watching() as display:
+        outcome = api.resume(given.run, runs=given.runs, listener=display)
+    return _ended(outcome)
+
+
+def extend(given: Namespace) -> int:
+    """``metasearch extend RUN --set budget.steps=N``."""
+    from metasearch import api
+
+    with _watching() as display:
+        outcome = api.extend(given.run, runs=given.runs, listener=display, set=given.set)
+    return _ended(outcome)
+
+
+def check(given: Namespace) -> int:
+    """``metasearch check FILE``: the resolved configuration on standard output, one document a run."""
+    from metasearch import experiment as experiments
+    from metasearch import groups
+
+    tree = experiments.override(experiments.read(given.file), given.set)
+    folder = Path(given.file).resolve().parent
+    members = groups.expand(tree) if tree.get("seeds") or tree.get("variants") else {"": tree}
+    resolved = {name: experiments.resolve(member, folder) for name, member in members.items()}
+    for name, experiment in resolved.items():
+        print(f"--- # {name}" if name else "---")
+        for line in _about(experiment):
+            print(f"# {line}")
+        print(yaml.safe_dump(experiments.recorded(experiment.tree), sort_keys=False, allow_unicode=True), end="")
+    return 0
+
+
+def evaluate(given: Namespace) -> int:
+    """``metasearch evaluate PHI``."""
+    from metasearch import running
+    from metasearch.cli.references import phi_folder
+
+    folder = phi_folder(given.phi, given.runs)
+    assignments = [*given.set, *(_other_tasks(given.tasks) if given.tasks else ())]
+    test = running.evaluate(
+        folder, overrides=assignments, episodes=given.episodes, split=given.split, steps=given.steps
+    )
+    widths = {name.removesuffix("_ci95"): value for name, value in test.items() if name.endswith("_ci95")}
+    print(f"{place(folder)} on {count(test['episodes'], 'episode')} of split {given.split!r}")
+    for name, width in widths.items():
+        print(f"  {name:<10} {figure(name, test[name], width)}")
+    print("  ± is a 95 % interval over episodes")
+    return 0
+
+
+def replay(given: Namespace) -> int:
+    """``metasearch replay RUN --evaluation K``."""
+    from metasearch import running
+
+    result = running.replay(given.run, given.evaluation, root=given.runs, say=lambda text: print(text, flush=True))
+    print(f"evaluation {result['evaluation']}: L = {result['L']!r}, the record has {result['recorded']!r}")
+    print(
+        "equal bit for bit"
+        if result["equal"]
+        else "they differ: the hardware, the versions or the code are not those of the run"
+    )
+    return 0 if result["equal"] else 1
+
+
+def _dry_run(file: str, assignments: list[str]) -> int:
+    from metasearch import experiment as experiments
+    from metasearch import running
+
+    print("one step to warm up, one to be timed; nothing is recorded", flush=True)
+    experiment = experiments.load(file, assignments)
+    times = running.dry_run(experiment)
+    print(
+        f"start and first step   {duration(times['start_seconds'])} (compiling included; compiled code is kept for the next start)"
+    )
+    print(f"one step               {duration(times['step_seconds'])}")
+    print(f"L of the last step     {figure('L', times['L'])}")
+    if "estimate_seconds" in times:
+        steps = experiment.file.budget.steps or 0
+        print(
+            f"whole search           about {duration(times['estimate_seconds'])} ({count(steps, 'step')}), without validation and test"
+        )
+    return 0
+
+
+def _short(given: Namespace) -> list[str]:
+    """The options that stand for overrides."""
+    options = {
+        "execution.workers": given.workers,
+        "execution.gpus_per_worker": given.gpus_per_worker,
+        "execution.address": given.address,
+        "seed": given.seed,
+        "name": given.name,
+        "execution.type": "inline" if given.inline else None,
+    }
+    return [f"{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
+
+
+def _other_tasks(file: str) -> list[str]:
+    from metasearch import experiment as experiments
+
+    tree = experiments.read(file)
+    tasks = tree.get("tasks", tree)
+    if not isinstance(tasks, Mapping) or "type" not in tasks:
+        raise ConfigError("--tasks", f"{file} has no tasks block; expected tasks: {{type: ..., ...}}")
+    return [f"tasks={json.dumps(tasks)}"]
+
+
+def _about(experiment: Experiment) -> list[str]:
+    """What a resolved experiment searches over, for a person."""
+    file = experiment.file
+    lines = [f"{file.name}: valid"]
+    if file.learner is not None and not experiment.trials:
+        phi = experiment.program.learner({}).init(file.seed)
+        sizes: dict[str, int] = {}
+        for name, tensor in phi.tensors.items():
+            slot = name.partition(".")[0]
+            sizes[slot] = sizes.get(slot, 0) + tensor.numel()
+        lines += [f"phi: {slot}, {count(size, 'number')}" for slot, size in sizes.items()]
+    lines += [f"phi: {name}, chosen by {experiment.owners[name]}" for name in experiment.space]
+    return lines
+
+
+@contextmanager
+def _watching() -> Iterator[Display]:
+    """A display for one search; where it ends early, the way to go on is said."""
+    with Display() as display:
+        try:
+            yield display
+        except (KeyboardInterrupt, MetasearchError) as error:
+            display.close()
+            if display.directory is not None:
+                stopped = "stopped at once" if isinstance(error, KeyboardInterrupt) else "the search failed"
+                path = place(display.directory)
+                print(f"{stopped}; its record is in {path}; go on with\n    metasearch resume {path}", file=sys.stderr)
+            raise
+
+
+def _ended(outcome: Outcome | Group) -> int:
+    """Prints how a search ended; its exit status."""
+    if hasattr(outcome, "outcomes"):
+        for one in outcome.outcomes if outcome.status != "finished" else ():
+            print_outcome(one)
+        print_group(outcome)
+    else:
+        print_outcome(outcome)
+    statuses: dict[str, int] = {"finished": 0, "interrupted": INTERRUPTED}
+    return statuses.get(outcome.status, 1)

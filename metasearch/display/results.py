@@ -1,0 +1,195 @@
+"""The end of a search: its figures beside baselines and the paper, where phi lies, and how to use it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from metasearch.display.figures import count, duration, figure, place, with_width
+
+__all__ = ["print_group", "print_outcome", "print_results", "reuse_lines"]
+
+_COST = ("parameters", "seconds", "episodes")
+
+
+def print_outcome(outcome: Any, console: Console | None = None, *, root: Path | str = "runs") -> None:
+    """Says how a run ended: its figures, or why it stopped and how it goes on.
+
+    Args:
+        outcome: of ``metasearch.running.run`` and its like.
+        console: where to; None is standard output.
+        root: folder of run directories, for the command that resumes.
+    """
+    console = console or Console(highlight=False)
+    directory = outcome.directory
+    if outcome.status == "finished" and outcome.results is not None:
+        print_results(outcome.results, directory.path, outcome.urls, console)
+        return
+    reason = next(iter(outcome.reason.splitlines()), "")
+    _say(console, f"{directory.name}: {outcome.status}" + (f" ({reason})" if reason else ""))
+    if outcome.status == "interrupted":
+        _say(console, f"everything up to here is in {place(directory.path)}; go on with")
+        _say(console, f"    metasearch resume {place(directory.path)}")
+    else:
+        _say(console, f"the record is in {place(directory.path)}; look at it with")
+        _say(console, f"    metasearch report {place(directory.path)}")
+    _pages(console, outcome.urls)
+
+
+def print_results(
+    results: Mapping[str, Any],
+    path: Path | str,
+    urls: Mapping[str, str] | None = None,
+    console: Console | None = None,
+) -> None:
+    """Prints what results.json says, as a table and a few lines.
+
+    Args:
+        results: content of results.json.
+        path: the run directory.
+        urls: MLflow pages by name.
+        console: where to; None is standard output.
+    """
+    console = console or Console(highlight=False)
+    path = Path(path)
+    console.print()
+    _say(console, _summary(results))
+    if results.get("test"):
+        console.print(_table(results))
+    for line in (results.get("paper") or {}).get("differences", ()):
+        _say(console, f"  other than in the paper: {line}")
+    _selected(console, results)
+    console.print()
+    _row(console, "phi", place(path / results.get("phi", "phi")))
+    if (path / "report.html").exists():
+        _row(console, "report", place(path / "report.html"))
+    _pages(console, urls or {})
+    console.print()
+    _say(console, "  use it:")
+    for line in reuse_lines(results, path / results.get("phi", "phi")):
+        _say(console, f"    {line}")
+
+
+def reuse_lines(results: Mapping[str, Any], phi: Path) -> list[str]:
+    """The lines of Python that use a phi."""
+    lines = ["import metasearch as ms", f'phi = ms.load("{place(phi)}")']
+    test = results.get("test") or {}
+    if "accuracy" in test:
+        lines.append("labels = phi.classifier().fit(X, y).predict(X_new)  # a few labelled examples of new classes")
+    elif test:
+        lines.append("y_new = phi.regressor().fit(X, y).predict(X_new)  # a few examples of a new function")
+    selected = results.get("selected") or {}
+    if selected.get("choices"):
+        lines.append("phi.choices  # what was found")
+    elif test:
+        lines.append("phi.initialize(model)  # or: its weights in a network of your own")
+    return lines
+
+
+def print_group(group: Any, console: Console | None = None) -> None:
+    """Prints the table of several runs: a row a variant, mean over seeds, paired difference to the first."""
+    console = console or Console(highlight=False)
+    console.print()
+    if not group.rows:
+        _say(console, f"{group.path.name}: {group.status}; go on with")
+        _say(console, f"    metasearch resume {place(group.path)}")
+        return
+    table = _grid("variant", f"test {group.metric}", "seeds", "difference to the first")
+    for row in group.rows:
+        apart = "" if row.difference is None else figure(group.metric, row.difference, row.difference_ci95)
+        table.add_row(
+            row.variant or "all",
+            figure(group.metric, row.mean, row.ci95 if len(row.values) > 1 else None),
+            str(len(row.values)),
+            apart,
+        )
+    console.print(table)
+    _say(console, "  ± is a 95 % interval over seeds; differences are paired by seed")
+    _row(console, "runs", place(group.path))
+
+
+def _summary(results: Mapping[str, Any]) -> str:
+    work = [
+        count(results["steps"], "step"),
+        count(results["evaluations"], "evaluation"),
+        count(results["tasks"], "task"),
+    ]
+    return f"{results['name']} {results['status']}: {', '.join(work)} in {duration(results['seconds'])}"
+
+
+def _table(results: Mapping[str, Any]) -> Table:
+    test, paper = results["test"], results.get("paper")
+    metrics = [*_metrics(test), "L"]
+    split = (results.get("protocol") or {}).get("split") or "test"
+    table = _grid(f"on held-out tasks ({split})", *metrics, "episodes")
+    rows: list[tuple[str, Mapping[str, Any], str]] = [("this search", test, "bold")]
+    rows += [(name, row, "") for name, row in (results.get("baselines") or {}).items()]
+    for name, row, style in rows:
+        cells = [figure(metric, row[metric], row.get(f"{metric}_ci95")) if metric in row else "" for metric in metrics]
+        table.add_row(name, *cells, f"{row['episodes']:,}", style=style)
+    if paper:
+        metric = paper.get("metric", "accuracy")
+        value = with_width(paper["value"], paper.get("interval"), percent=metric == "accuracy")
+        source = f" ({paper['source']})" if paper.get("source") else ""
+        table.add_row(f"paper: {paper['method']}{source}", *(value if name == metric else "" for name in metrics), "")
+    return table
+
+
+def _metrics(row: Mapping[str, Any]) -> list[str]:
+    return [name for name in row if f"{name}_ci95" in row and name != "L" and name not in _COST]
+
+
+def _selected(console: Console, results: Mapping[str, Any]) -> None:
+    """What phi was selected by; the choices of a search over choices."""
+    selected = results.get("selected")
+    _say(console, "  ± is a 95 % interval over episodes" if results.get("test") else "")
+    if not selected:
+        return
+    if "choices" not in selected:
+        figures = ", ".join(
+            f"{name} {figure(name, value)}"
+            for name, value in selected.items()
+            if name != "step" and isinstance(value, float)
+        )
+        _say(console, f"  phi is that of step {selected['step']:,}, the best by validation ({figures})")
+        return
+    _say(
+        console, f"  the best of its evaluations is number {selected['evaluation']}, L {figure('L', selected['L'])}, at"
+    )
+    for name, value in selected["choices"].items():
+        _say(console, f"    {name} = {value:.6g}" if isinstance(value, float) else f"    {name} = {value}")
+
+
+def _pages(console: Console, urls: Mapping[str, str]) -> None:
+    """The pages of MLflow; a database has none until somebody serves it."""
+    pages = {name: url for name, url in urls.items() if name != "serve"}
+    titles = {"run": "MLflow", "trials": "  all runs", "compare": "  compared"}
+    for name, url in pages.items():
+        _row(console, titles.get(name, f"  {name}"), url)
+    if pages and "serve" in urls:
+        _row(console, "", "(these pages are there while `metasearch ui` runs)")
+
+
+def _row(console: Console, name: str, text: str) -> None:
+    _say(console, f"  {name:<11} {text}")
+
+
+def _say(console: Console, text: str) -> None:
+    """A line that is never broken, so that paths and addresses can be copied."""
+    if text:
+        console.print(Text(text), soft_wrap=True)
+
+
+def _grid(first: str, *others: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=True)
+    table.add_column(first, overflow="fold")
+    columns: Sequence[str] = others
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
