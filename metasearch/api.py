@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from metasearch import experiment as experiments
-from metasearch import groups, running
+from metasearch import groups, measuring, running
 from metasearch.core.errors import ConfigError
 from metasearch.loaded import LoadedPhi, load
 from metasearch.running import Listener, Outcome
@@ -128,9 +128,9 @@ def check(file: str | Path | Mapping[str, Any], *, set: Sequence[str] | Mapping[
     return plain
 
 
-def evaluate(phi: str | Path, **settings: Any) -> dict[str, Any]:
-    """Measures a stored phi on held-out tasks; see :func:`metasearch.running.evaluate`."""
-    return running.evaluate(phi, **settings)
+def evaluate(phi: LoadedPhi | str | Path, **settings: Any) -> dict[str, Any]:
+    """Measures a stored phi on held-out tasks; see :func:`metasearch.measuring.evaluate`."""
+    return measuring.evaluate(phi, **settings)
 
 
 def report(reference: str | Path, *, runs: str | Path = "runs") -> Path:

@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import metasearch
 from metasearch.core.errors import MetasearchError
 from metasearch.display.figures import count, duration, place
 
 __all__ = ["Finding", "doctor"]
 
-_PACKAGES = ("metasearch", "torch", "numpy", "ray", "mlflow", "optuna", "pydantic", "safetensors")
+_PACKAGES = ("torch", "numpy", "ray", "mlflow", "optuna", "pydantic", "safetensors")
 _GB = 1 << 30
 
 
@@ -57,7 +58,7 @@ def doctor(given: Namespace) -> int:
             if finding.advice:
                 print(f"{'':<19} -> {finding.advice}", flush=True)
     if not given.ray:
-        print(f"{'':<5} {'ray':<13} not started; `metasearch doctor --ray` tries it")
+        print(f"{'-':<5} {'ray':<13} not tried; `metasearch doctor --ray` starts one and stops it again")
     return 1 if failed else 0
 
 
@@ -72,11 +73,12 @@ def _safely(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
 
 def _versions() -> Iterator[Finding]:
     yield Finding("ok", "python", f"{platform.python_version()} ({sys.executable})")
+    yield Finding("ok", "metasearch", f"{metasearch.__version__} ({Path(metasearch.__file__).parent})")
     for name in _PACKAGES:
         try:
             yield Finding("ok", name, importlib.metadata.version(name))
         except importlib.metadata.PackageNotFoundError:
-            yield Finding("fail", name, "not installed", "pip install metasearch")
+            yield Finding("fail", name, "not installed", f"pip install {name}")
 
 
 def _devices() -> Iterator[Finding]:

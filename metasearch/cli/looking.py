@@ -6,20 +6,14 @@ import time
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from metasearch.core.errors import ConfigError, nearest
+from metasearch.core.errors import ConfigError
 from metasearch.display.figures import duration, figure, place
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from metasearch.artifacts import StoredPhi
 
 __all__ = ["compare", "export", "report", "runs"]
 
@@ -52,15 +46,11 @@ def runs(given: Namespace) -> int:
 
 def compare(given: Namespace) -> int:
     """``metasearch compare RUN RUN ...``."""
-    from metasearch.reporting import compare as rows_of
+    from metasearch.reporting import compare as compared
     from metasearch.tracking.rundir import RunDirectory
 
-    rows = rows_of([RunDirectory.open(one, given.runs).path for one in given.run])
-    columns = list(dict.fromkeys(name for row in rows for name in row if not name.endswith("_ci95")))
-    table = _table(*columns)
-    for row in rows:
-        table.add_row(*(_cell(name, row) for name in columns))
-    _print(table)
+    comparison = compared([RunDirectory.open(one, given.runs).path for one in given.run])
+    print(getattr(comparison, given.format)().rstrip())
     return 0
 
 
@@ -75,52 +65,21 @@ def report(given: Namespace) -> int:
 
 def export(given: Namespace) -> int:
     """``metasearch export PHI --to PLACE``."""
-    from metasearch import artifacts
-    from metasearch.cli.references import phi_folder
+    from metasearch.loaded import load
 
-    stored = artifacts.load(phi_folder(given.phi, given.runs))
     target = Path(given.to)
-    if target.suffix in (".pt", ".pth", ".safetensors"):
-        _write_tensors(stored, target, given.slot)
-        return 0
-    if target.suffix:
+    if target.suffix and target.suffix not in _READERS:
         raise ConfigError("--to", f"{given.to!r} ends in {target.suffix}; expected a folder, .safetensors or .pt")
-    if given.slot:
-        raise ConfigError("--slot", "belongs to a file (.safetensors, .pt); a folder holds the whole phi")
-    artifacts.save(target, stored.phi, stored.manifest)
-    print(f'{place(target)}: load it with metasearch.load("{place(target)}")')
+    written = place(load(given.phi, runs=given.runs).save(target))
+    print(f"{written}\nload it with {_READERS[target.suffix].format(path=written)}")
     return 0
 
 
-def _write_tensors(stored: StoredPhi, target: Path, slot: str | None) -> None:
-    tensors = _chosen(stored, slot or ("initialization" if target.suffix != ".safetensors" else None))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.suffix == ".safetensors":
-        from safetensors.torch import save_file
-
-        origin = {"run": stored.manifest.provenance.run, "step": str(stored.manifest.provenance.selected_step)}
-        save_file({name: value.contiguous() for name, value in tensors.items()}, target, metadata=origin)
-        hint = f'safetensors.torch.load_file("{place(target)}")'
-    else:
-        import torch
-
-        torch.save(tensors, target)
-        hint = f'model.load_state_dict(torch.load("{place(target)}"))'
-    shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in tensors.items())
-    print(f"{place(target)}: {shapes}\nload it with {hint}")
-
-
-def _chosen(stored: StoredPhi, slot: str | None) -> dict[str, Tensor]:
-    """The tensors and buffers of one slot, their names without it; all with full names if none is given."""
-    every = {**stored.phi.tensors, **stored.phi.buffers}
-    tensors = every if slot is None else {**stored.phi.part(slot), **stored.phi.buffers_of(slot)}
-    if not tensors:
-        slots = {name.partition(".")[0] for name in every}
-        problem = (
-            f"has no tensors; {nearest(slot, slots)}" if slot and slots else "this phi has no tensors, only choices"
-        )
-        raise ConfigError("--slot", f"{slot!r} {problem}" if slot and slots else f"{problem}; export it to a folder")
-    return tensors
+_READERS = {
+    "": 'metasearch.load("{path}")',
+    ".safetensors": 'model.load_state_dict(safetensors.torch.load_file("{path}"))',
+    ".pt": 'model.load_state_dict(torch.load("{path}"))',
+}
 
 
 def _best(figures: Mapping[str, float] | None) -> str:
@@ -129,15 +88,6 @@ def _best(figures: Mapping[str, float] | None) -> str:
         return ""
     name = next((name for name in figures if name != "L"), "L")
     return f"{name} {figure(name, figures[name])}"
-
-
-def _cell(name: str, row: Mapping[str, Any]) -> str:
-    value = row.get(name)
-    if isinstance(value, float):
-        return figure(name, value, row.get(f"{name}_ci95"))
-    return (
-        "" if value is None else f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-    )
 
 
 def _table(*columns: str) -> Table:

@@ -13,14 +13,14 @@ what a file means:   metasearch check FILE
 what does not work:  metasearch doctor
 
 RUN is a run's directory, its id, or the beginning of it that fits one run only.
-PHI is a folder with a phi (runs/.../phi) or a RUN."""
+PHI is a folder with a phi (runs/.../phi), a RUN, or MLflow's runs:/ID or models:/NAME/VERSION."""
 
 
 def parser() -> argparse.ArgumentParser:
     """All commands."""
     top = argparse.ArgumentParser(
         prog="metasearch",
-        description="Search over how a network learns: initializations, optimizers, learning rates, augmentation, architectures.",
+        description="Search over how a network learns: its initialization, optimizer, augmentation, architecture.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -72,13 +72,15 @@ def _searching(commands: Any) -> None:
 
     evaluate = _command(commands, "evaluate", "searching:evaluate", "measure a phi on held-out tasks", runs=True)
     evaluate.add_argument("phi", metavar="PHI")
+    evaluate.add_argument("--tasks", metavar="FILE", help="other tasks: those of this experiment file (or tasks block)")
     evaluate.add_argument(
-        "--tasks", metavar="FILE", help="YAML file with other tasks (an experiment, or a tasks block alone)"
+        "--episodes", type=_positive, metavar="N", help="number of tasks (default: as at the search's test)"
     )
-    evaluate.add_argument("--episodes", type=_positive, metavar="N", help="number of tasks")
     evaluate.add_argument("--split", default="test", metavar="NAME", help="split they come from (default: test)")
-    evaluate.add_argument("--steps", type=_positive, metavar="K", help="inner steps of each task")
-    _overrides(evaluate)
+    evaluate.add_argument("--steps", type=_index, metavar="K", help="inner steps (default: as at the search's test)")
+    evaluate.add_argument("--seed", type=_index, metavar="S", help="of the tasks (default: those of the search's test)")
+    evaluate.add_argument("--allow-user-code", action="store_true", help="import modules that PHI names; trust it")
+    _overrides(evaluate, "another value in the tasks block, for example ways=20 (repeatable)")
 
     replay = _command(
         commands, "replay", "searching:replay", "compute a recorded evaluation again and compare", runs=True
@@ -92,6 +94,7 @@ def _looking(commands: Any) -> None:
 
     compare = _command(commands, "compare", "looking:compare", "runs side by side", runs=True)
     compare.add_argument("run", nargs="+", metavar="RUN")
+    compare.add_argument("--format", choices=("text", "markdown", "html"), default="text", help="default: text")
 
     report = _command(commands, "report", "looking:report", "write a run's HTML report again", runs=True)
     report.add_argument("run", metavar="RUN")
@@ -102,10 +105,7 @@ def _looking(commands: Any) -> None:
         "--to",
         required=True,
         metavar="PLACE",
-        help="a folder (for ms.load), a .safetensors file, or a .pt file (a state dict for torch.load)",
-    )
-    export.add_argument(
-        "--slot", metavar="NAME", help="of a file: only this slot's tensors (default for .pt: initialization)"
+        help="a folder with all of phi, or a .safetensors or .pt file with the initialization as a state dict",
     )
 
 

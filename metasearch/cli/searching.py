@@ -68,25 +68,27 @@ def check(given: Namespace) -> int:
         print(f"--- # {name}" if name else "---")
         for line in _about(experiment):
             print(f"# {line}")
-        print(yaml.safe_dump(experiments.recorded(experiment.tree), sort_keys=False, allow_unicode=True), end="")
+        print(
+            yaml.safe_dump(_in_order(experiments.recorded(experiment.tree)), sort_keys=False, allow_unicode=True),
+            end="",
+        )
     return 0
 
 
 def evaluate(given: Namespace) -> int:
-    """``metasearch evaluate PHI``."""
-    from metasearch import running
-    from metasearch.cli.references import phi_folder
+    """``metasearch evaluate PHI``: by default the test of the search again."""
+    from metasearch.loaded import load
+    from metasearch.measuring import evaluate as measured
 
-    folder = phi_folder(given.phi, given.runs)
-    assignments = [*given.set, *(_other_tasks(given.tasks) if given.tasks else ())]
-    test = running.evaluate(
-        folder, overrides=assignments, episodes=given.episodes, split=given.split, steps=given.steps
-    )
-    widths = {name.removesuffix("_ci95"): value for name, value in test.items() if name.endswith("_ci95")}
-    print(f"{place(folder)} on {count(test['episodes'], 'episode')} of split {given.split!r}")
-    for name, width in widths.items():
-        print(f"  {name:<10} {figure(name, test[name], width)}")
-    print("  ± is a 95 % interval over episodes")
+    phi = load(given.phi, runs=given.runs, allow_user_code=given.allow_user_code)
+    seed = phi.manifest.provenance.seeds.get("search", 0) if given.seed is None else given.seed
+    episodes = given.episodes or (phi.manifest.config.get("test") or {}).get("episodes", 600)
+    test = measured(phi, tasks=_tasks(given), episodes=episodes, split=given.split, steps=given.steps, seed=seed)
+    inner = "" if test["inner_steps"] is None else f", {count(test['inner_steps'], 'inner step')}"
+    print(f"{given.phi}: {count(test['episodes'], 'episode')} of split {given.split!r}, seed {seed}{inner}")
+    for name in [name.removesuffix("_ci95") for name in test if name.endswith("_ci95")]:
+        print(f"  {name:<10} {figure(name, test[name], test[f'{name}_ci95'])}")
+    print("± is a 95 % interval over episodes")
     return 0
 
 
@@ -111,16 +113,12 @@ def _dry_run(file: str, assignments: list[str]) -> int:
     print("one step to warm up, one to be timed; nothing is recorded", flush=True)
     experiment = experiments.load(file, assignments)
     times = running.dry_run(experiment)
-    print(
-        f"start and first step   {duration(times['start_seconds'])} (compiling included; compiled code is kept for the next start)"
-    )
+    print(f"start and first step   {duration(times['start_seconds'])} (workers and compilation included)")
     print(f"one step               {duration(times['step_seconds'])}")
     print(f"L of the last step     {figure('L', times['L'])}")
     if "estimate_seconds" in times:
-        steps = experiment.file.budget.steps or 0
-        print(
-            f"whole search           about {duration(times['estimate_seconds'])} ({count(steps, 'step')}), without validation and test"
-        )
+        whole, steps = duration(times["estimate_seconds"]), count(experiment.file.budget.steps or 0, "step")
+        print(f"whole search           about {whole} for {steps}, without validation and test")
     return 0
 
 
@@ -137,14 +135,26 @@ def _short(given: Namespace) -> list[str]:
     return [f"{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
 
 
-def _other_tasks(file: str) -> list[str]:
+def _tasks(given: Namespace) -> Any:
+    """Other tasks than those of the search: a file's, with overrides on top; None if neither is given."""
+    changes = [f"tasks.{one.removeprefix('tasks.')}" for one in given.set]
+    if given.tasks is None:
+        return changes or None
     from metasearch import experiment as experiments
 
-    tree = experiments.read(file)
-    tasks = tree.get("tasks", tree)
-    if not isinstance(tasks, Mapping) or "type" not in tasks:
-        raise ConfigError("--tasks", f"{file} has no tasks block; expected tasks: {{type: ..., ...}}")
-    return [f"tasks={json.dumps(tasks)}"]
+    tree = experiments.read(given.tasks)
+    block = tree.get("tasks", tree)
+    block = {"type": block} if isinstance(block, str) else block
+    if not isinstance(block, Mapping) or "type" not in block:
+        raise ConfigError("--tasks", f"{given.tasks} has no tasks block; expected tasks: {{type: ..., ...}}")
+    return experiments.override({"tasks": dict(block)}, changes)["tasks"]
+
+
+def _in_order(tree: dict[str, Any]) -> dict[str, Any]:
+    """The blocks in the order in which the schema explains them."""
+    from metasearch.schema import ExperimentFile
+
+    return {key: tree[key] for key in ExperimentFile.model_fields if key in tree}
 
 
 def _about(experiment: Experiment) -> list[str]:

@@ -13,11 +13,12 @@ import urllib.request
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import yaml
 
 from metasearch.core.errors import ConfigError, ExecutionError
-from metasearch.tracking.mlflow_store import default_uri
+from metasearch.tracking.mlflow_store import default_uri, urls
 from metasearch.tracking.rundir import RunDirectory, list_folders
 
 __all__ = ["ui"]
@@ -37,8 +38,7 @@ def ui(given: Namespace) -> int:
     _require_store(uri)
     base = f"http://{_HOST}:{given.port}"
     server = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
-        + ["--host", _HOST, "--port", str(given.port), "--workers", "1"],
+        [sys.executable, "-m", "mlflow", "server", *_options(uri, given.port)],
         env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -61,6 +61,10 @@ def ui(given: Namespace) -> int:
     raise ExecutionError(
         f"MLflow ended by itself with status {server.returncode}; try: mlflow server --backend-store-uri {uri}"
     )
+
+
+def _options(uri: str, port: int) -> list[str]:
+    return ["--backend-store-uri", uri, "--host", _HOST, "--port", str(port), "--workers", "1"]
 
 
 def _run(given: Namespace) -> RunDirectory | None:
@@ -95,7 +99,7 @@ def _require_store(uri: str) -> None:
     if uri.startswith("sqlite:///") and not file.exists():
         raise ConfigError(
             "--uri",
-            f"there is no MLflow database at {file}; go to the folder where the search was started, or name it with --uri",
+            f"there is no MLflow database at {file}; go to where the search was started, or name it with --uri",
         )
 
 
@@ -120,9 +124,8 @@ def _page(base: str, run: RunDirectory | None) -> str:
         return f"{base}/"
     name = _tracking(run).get("experiment") or run.name
     try:
-        with urllib.request.urlopen(
-            f"{base}/api/2.0/mlflow/experiments/get-by-name?experiment_name={name}", timeout=10
-        ) as reply:
+        address = f"{base}/api/2.0/mlflow/experiments/get-by-name?experiment_name={quote(str(name))}"
+        with urllib.request.urlopen(address, timeout=10) as reply:
             experiment = json.load(reply)["experiment"]["experiment_id"]
         query = {"experiment_ids": [experiment], "filter": f"tags.`metasearch.run` = '{run.id}'", "max_results": 1}
         request = urllib.request.Request(
@@ -132,5 +135,7 @@ def _page(base: str, run: RunDirectory | None) -> str:
             found = json.load(reply).get("runs", [])
     except (OSError, KeyError, ValueError):
         return f"{base}/  (the run {run.id} is not in this store)"
-    page = f"{base}/#/experiments/{experiment}"
-    return f"{page}/runs/{found[0]['info']['run_id']}\n{page}" if found else page
+    if not found:
+        return f"all runs   {base}/#/experiments/{experiment}"
+    pages = urls(base, experiment, found[0]["info"]["run_id"])
+    return f"this run   {pages['run']}\nall runs   {pages['trials']}"

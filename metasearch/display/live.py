@@ -47,7 +47,7 @@ class Display:
         self._title, self._phase = "", ""
         self._workers = 1
         self._gradient = True
-        self._said = 0.0
+        self._said = self._heard = 0.0  # monotonic times of the last line and the last record
         self._notices = _Notices(self.note)
         self._levels: dict[str, int] = {}
 
@@ -62,7 +62,7 @@ class Display:
             self._workers = 1 if file.execution.type == "inline" else file.execution.workers
             self._gradient = experiment.takes_gradient()
             self._phase = ""
-            self._said = time.monotonic()
+            self._said = self._heard = time.monotonic()
         self._title = f"{'resuming' if info.get('resumed') else 'searching'} {file.name}"
         begun = f" from step {info['step']:,}" if info.get("resumed") else ""
         self._print(f"{self._title}{begun} in {place(directory.path)}")
@@ -76,6 +76,7 @@ class Display:
         """Takes in a record of the journal."""
         with self._lock:
             self._progress.add(record)
+            self._heard = time.monotonic()
             if record["type"] == "evaluation":
                 self._phase = ""
         if line := self._line(record):
@@ -151,12 +152,12 @@ class Display:
         with self._lock:
             progress = self._progress
             rows = [
-                ("step", self._bar()),
-                ("L(φ)", self._loss() or "no evaluation yet"),
+                ("search", self._bar()),
+                ("L(φ)", self._loss().removeprefix("L ") or "no evaluation yet"),
                 ("validation", self._validation()),
                 ("training", "" if progress.report is None else _report(progress.report)),
                 ("speed", self._speed()),
-                ("time", f"{duration(progress.elapsed)} so far" + (f", {left}" if (left := self._left()) else "")),
+                ("time", f"{duration(self._driven())} so far" + (f", {left}" if (left := self._left()) else "")),
                 ("now", self._phase),
             ]
         table = Table.grid(padding=(0, 2))
@@ -166,6 +167,11 @@ class Display:
             if value:
                 table.add_row(f"  {name}", value)
         return table
+
+    def _driven(self) -> float:
+        """Seconds of driving until now; the clock goes on between records, and stops with the panel."""
+        since = time.monotonic() - self._heard if self._screen is not None else 0.0
+        return self._progress.elapsed + since
 
     def _bar(self) -> RenderableType:
         bar = Table.grid(padding=(0, 2))
@@ -203,7 +209,7 @@ class Display:
         if mean is None:
             return f"L {number(float(last['L']))}"
         if self._gradient:
-            over = f" (mean of the last {mean[1]})" if mean[1] > 1 else ""
+            over = f" (mean of the last {mean[1]} evaluations)" if mean[1] > 1 else ""
             return f"L {number(mean[0])}{over}"
         assert lowest is not None  # there is a mean, so there was a finite L
         return f"L {number(float(last['L']))}, lowest {number(float(lowest['L']))} (evaluation {lowest['id']})"
@@ -215,7 +221,7 @@ class Display:
 
     def _left(self) -> str:
         left = self._progress.left()
-        return "" if left is None else f"about {duration(left)} left"
+        return "" if not left else f"about {duration(left)} left"
 
     # Other people's output
 

@@ -43,11 +43,14 @@ class Progress:
         self._losses: deque[float] = deque(maxlen=_RECENT)
         self._first: tuple[float, int, int] | None = None  # elapsed, step, evaluations when the first evaluation was in
         self._tasks = 0
+        self._searched = 0.0  # elapsed at the newest record of the search itself: the test must not slow its rates
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Takes in the next record."""
         self.elapsed = max(self.elapsed, float(record.get("elapsed", 0.0)))
         kind = record["type"]
+        if kind in ("ask", "evaluation", "validation", "report"):
+            self._searched = self.elapsed
         if kind == "evaluation":
             self._evaluation(record)
         elif kind == "validation":
@@ -104,4 +107,4 @@ class Progress:
         return {"steps": self.step, "evaluations": self.evaluations, "seconds": self.elapsed}[key]
 
     def _seconds(self) -> float:
-        return self.elapsed - self._first[0] if self._first else 0.0
+        return self._searched - self._first[0] if self._first else 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,12 @@ __all__ = ["print_group", "print_outcome", "print_results", "reuse_lines"]
 _COST = ("parameters", "seconds", "episodes")
 
 
-def print_outcome(outcome: Any, console: Console | None = None, *, root: Path | str = "runs") -> None:
+def print_outcome(outcome: Any, console: Console | None = None) -> None:
     """Says how a run ended: its figures, or why it stopped and how it goes on.
 
     Args:
         outcome: of ``metasearch.running.run`` and its like.
         console: where to; None is standard output.
-        root: folder of run directories, for the command that resumes.
     """
     console = console or Console(highlight=False)
     directory = outcome.directory
@@ -32,6 +32,8 @@ def print_outcome(outcome: Any, console: Console | None = None, *, root: Path | 
         print_results(outcome.results, directory.path, outcome.urls, console)
         return
     reason = next(iter(outcome.reason.splitlines()), "")
+    if outcome.status == "interrupted":
+        reason = ""  # whoever stopped it knows
     _say(console, f"{directory.name}: {outcome.status}" + (f" ({reason})" if reason else ""))
     if outcome.status == "interrupted":
         _say(console, f"everything up to here is in {place(directory.path)}; go on with")
@@ -77,19 +79,27 @@ def print_results(
 
 
 def reuse_lines(results: Mapping[str, Any], phi: Path) -> list[str]:
-    """The lines of Python that use a phi."""
+    """The lines of Python that use a phi, according to what it holds."""
     lines = ["import metasearch as ms", f'phi = ms.load("{place(phi)}")']
-    test = results.get("test") or {}
+    test, held = results.get("test") or {}, _held(phi)
     if "accuracy" in test:
         lines.append("labels = phi.classifier().fit(X, y).predict(X_new)  # a few labelled examples of new classes")
-    elif test:
+    elif test and held:
         lines.append("y_new = phi.regressor().fit(X, y).predict(X_new)  # a few examples of a new function")
-    selected = results.get("selected") or {}
-    if selected.get("choices"):
-        lines.append("phi.choices  # what was found")
-    elif test:
-        lines.append("phi.initialize(model)  # or: its weights in a network of your own")
+    if "initialization" in held:
+        lines.append("phi.initialize(model)  # the learned weights, in a network of your own")
+    if (results.get("selected") or {}).get("choices"):
+        lines.append("phi.phi.choices  # what was found")
     return lines
+
+
+def _held(phi: Path) -> set[str]:
+    """The slots of a stored phi that have tensors."""
+    try:
+        tensors = json.loads((phi / "manifest.json").read_text("utf-8")).get("tensors", {})
+    except (OSError, ValueError):
+        return set()
+    return {name.partition(".")[0] for name in tensors}
 
 
 def print_group(group: Any, console: Console | None = None) -> None:

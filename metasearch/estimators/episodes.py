@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import PositiveInt
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from metasearch.core import seeds as seeding
 from metasearch.core.config import Config
@@ -130,7 +131,7 @@ class EpisodeEstimator(ABC):
             metrics=metrics,
             gradient=None if gradient is None else {name: value.detach().cpu() for name, value in gradient.items()},
             updates={name: value.detach().cpu() for name, value in losses.updates.items()},
-            carried=carried,
+            carried=_settled(carried),
             seconds=time.perf_counter() - start,
         )
 
@@ -186,6 +187,19 @@ def _sum(gradients: Sequence[Tensors | None], scale: float) -> Tensors | None:
             accumulated += one[name]
         total[name] = accumulated * scale
     return total
+
+
+def _settled(carried: Any) -> Any:
+    """A carried state in the layout that it has after any journey: the last bits of later sums depend on strides."""
+
+    def settle(leaf: Any) -> Any:
+        return (
+            leaf.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+            if isinstance(leaf, Tensor)
+            else leaf
+        )
+
+    return tree_map(settle, carried)
 
 
 def _array(values: Tensor) -> NDArray[np.float64]:

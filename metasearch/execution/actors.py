@@ -18,10 +18,11 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from metasearch.core.errors import ExecutionError, UnsupportedError
-from metasearch.core.values import Call, Failure, FailureKind, Measurement, Report
+from metasearch.core.values import Call, Failure, Measurement, Report
 from metasearch.execution.cluster import require_resources, start_ray, worker_environment
 from metasearch.execution.failures import failure_of
-from metasearch.execution.packing import Packed, Shared, pack, unpack
+from metasearch.execution.losses import lost_failure
+from metasearch.execution.packing import Shared, pack, unpack
 from metasearch.execution.sessions import is_trial
 from metasearch.execution.worker import Worker
 
@@ -42,9 +43,8 @@ class _Job:
     """A call on its way, packed once however often it is repeated."""
 
     call: Call
-    packed: Packed
-    phi: list[Any]
-    carried: list[Any]
+    packed: bytes
+    references: tuple[dict[str, Any], ...]
     repeats: int = 0
 
 
@@ -143,9 +143,11 @@ class Actors:
             raise UnsupportedError(
                 "execution.type", "actors run function calls only; training runs need 'trials' or 'inline'"
             )
-        phi, carried = ([value.content] if isinstance(value, Shared) else [] for value in (call.phi, call.carried))
-        own = replace(call, phi=None if phi else call.phi, carried=None if carried else call.carried)
-        self._pending.append(_Job(call, pack(own), phi, carried))
+        given = {"phi": call.phi, "carried": call.carried}
+        put = {name: value.content for name, value in given.items() if isinstance(value, Shared)}
+        without: dict[str, Any] = dict.fromkeys(put)
+        own = replace(call, **without)
+        self._pending.append(_Job(call, pack(own), (put,) if put else ()))
         self._assign()
 
     def wait(self, timeout_s: float | None = None) -> list[tuple[Call, Report | Measurement | Failure]]:
@@ -232,7 +234,7 @@ class Actors:
             job = self._pending.popleft()
             if not slot.jobs:
                 slot.since = time.monotonic()
-            slot.jobs[slot.actor.measure.remote(job.packed, job.phi, job.carried)] = job
+            slot.jobs[slot.actor.measure.remote(job.packed, *job.references)] = job
 
     def _answered(self, slot: _Slot, reference: Any) -> None:
         try:
@@ -243,7 +245,7 @@ class Actors:
                 return
             outcome = failure_of(error)
         except OutOfMemoryError as error:
-            self._finish(slot, reference, Failure("out_of_memory", _line(error), str(error)))
+            self._finish(slot, reference, lost_failure(error, "its host ran out of memory"))
             self._lost(slot, error)
             return
         except RayError as error:
@@ -267,13 +269,7 @@ class Actors:
         except RayError as error:
             self._lost(slot, error)
             if slot.losses > self._max_repeats and not any(other.live for other in self._slots):
-                self._fail_pending(
-                    Failure(
-                        _lost_kind(error),
-                        f"workers died {slot.losses} times while they started; {_line(error)}",
-                        str(error),
-                    )
-                )
+                self._fail_pending(lost_failure(error, f"workers died {slot.losses} times while they started"))
             return
         slot.starting = None
         if failure is not None:
@@ -298,8 +294,8 @@ class Actors:
         slot.losses += 1
         if jobs and jobs[0].repeats >= self._max_repeats:
             job = jobs.pop(0)
-            message = f"its worker died in each of {job.repeats + 1} attempts, the last time with: {_line(error)}"
-            self._arrived.append((job.call, Failure(_lost_kind(error), message, str(error))))
+            failure = lost_failure(error, f"its worker died in each of {job.repeats + 1} attempts")
+            self._arrived.append((job.call, failure))
         elif jobs:
             jobs[0].repeats += 1
         self._pending.extendleft(reversed(jobs))
@@ -309,13 +305,3 @@ class Actors:
             ray.kill(slot.actor, no_restart=True)
         slot.actor = slot.starting = slot.pid = None
         slot.jobs = {}
-
-
-def _lost_kind(error: RayError) -> FailureKind:
-    if isinstance(error, OutOfMemoryError):
-        return "out_of_memory"
-    return "preempted" if getattr(error, "preempted", False) else "lost"
-
-
-def _line(error: RayError) -> str:
-    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"

@@ -14,14 +14,14 @@ from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
-from ray.exceptions import OutOfMemoryError
 from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
-from metasearch.core.values import Call, Failure, FailureKind, Measurement, Report
-from metasearch.execution.packing import Packed, unpack
+from metasearch.core.values import Call, Failure, Measurement, Report
+from metasearch.execution.losses import lost_failure
+from metasearch.execution.packing import unpack
 from metasearch.execution.schedulers import Ranking
 from metasearch.execution.trainable import AFTER, CALL, OUTCOME, REPORT, RESTORED
 
@@ -32,32 +32,45 @@ _KEY = "key"
 Outcome = Report | Measurement | Failure
 
 
+@dataclass(frozen=True, eq=False)
+class Letter:
+    """A packed call in a trial's configuration, which Tune copies and writes into names: it stays one, and short."""
+
+    content: bytes
+
+    def __repr__(self) -> str:
+        return "call"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Letter:
+        return self
+
+
 @dataclass(eq=False)
 class Flight:
     """A call on its way through Tune."""
 
     call: Call
-    packed: Packed
+    packed: bytes
     restored: str | None
     after: int | None
     trial: TuneTrial | None = None
     last: Report | None = None
-    outcome: Packed | None = None
+    outcome: bytes | None = None
 
     def config(self, key: int) -> dict[str, Any]:
         """The configuration of its Tune trial."""
-        return {_KEY: key, CALL: self.packed, RESTORED: self.restored, AFTER: self.after}
+        return {_KEY: key, CALL: Letter(self.packed), RESTORED: self.restored, AFTER: self.after}
 
 
 class Desk:
     """What the threads share.
 
     Args:
-        workers: how many trials run at a time.
+        workers: how many trials are handed out at a time; None for all.
         ranking: by what the scheduler compares trials.
     """
 
-    def __init__(self, workers: int, ranking: Ranking | None) -> None:
+    def __init__(self, workers: int | None, ranking: Ranking | None) -> None:
         self.arrived: SimpleQueue[tuple[Call, Outcome] | BaseException] = SimpleQueue()
         self.ranking = ranking
         self._workers = workers
@@ -102,7 +115,7 @@ class Desk:
             busy = sum(
                 flight.trial is None or flight.trial.status != TuneTrial.PAUSED for flight in self._live.values()
             )
-            if not self._queued or busy >= self._workers:
+            if not self._queued or (self._workers is not None and busy >= self._workers):
                 return None
             key, self._next = self._next, self._next + 1
             self._live[key] = self._queued.popleft()
@@ -176,10 +189,8 @@ class Results(Callback):
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         error = trial.get_pickled_error() or trial.get_error()
-        kind: FailureKind = "out_of_memory" if isinstance(error, OutOfMemoryError) else "lost"
-        line = next(iter(str(error).strip().splitlines()), "unknown cause")
-        message = f"its worker died in each of {trial.num_failures} attempts, the last time with: {line}"
-        self._desk.land(trial, Failure(kind, message, str(error)))
+        story = f"its worker died in each of {trial.num_failures} attempts"
+        self._desk.land(trial, lost_failure(error, story))
 
 
 class Closed(Stopper):

@@ -1,14 +1,16 @@
 """How values travel: tensors as plain numpy memory, everything else pickled; what arrives is fresh and writable.
 
-Ray shares numpy memory without a copy but read-only, and copies torch tensors slowly. So tensors are taken out as numpy
-buffers at the sender and copied once at the receiver, where an in-place write then touches nobody else. The in-process
-executor takes the same way: a program sees equal memory layouts wherever it runs.
+Ray is fastest with plain bytes, shares numpy memory only read-only and copies torch tensors slowly. So a value becomes
+one string of bytes: a pickle, then the memory of its larger arrays. The receiver copies that memory once: a write in
+place then touches nobody else. The in-process executor takes the same way, so a program sees equal memory layouts
+wherever it runs.
 """
 
 from __future__ import annotations
 
 import io
 import pickle
+import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,29 +23,11 @@ from torch import Tensor
 
 from metasearch.core.values import Call
 
-__all__ = ["Packed", "Shared", "pack", "resolved", "unpack"]
+__all__ = ["Shared", "pack", "resolved", "unpack"]
 
 _IN_BAND_BYTES = 1024
 _ALIGNMENT = 64
 _CARRIERS = {1: torch.uint8, 2: torch.int16}  # for dtypes that numpy lacks (bfloat16, float8), by element size
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Packed:
-    """A value as a pickle and, in one piece, the memory of its larger arrays; immutable, hence its own deep copy.
-
-    Args:
-        body: the pickle.
-        sizes: of the arrays' memories, in bytes; each begins at a multiple of 64.
-        memory: of all arrays.
-    """
-
-    body: bytes
-    sizes: tuple[int, ...]
-    memory: NDArray[np.uint8]
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Packed:
-        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,12 +44,12 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
         return super().reducer_override(obj)
 
 
-def pack(value: Any) -> Packed:
+def pack(value: Any) -> bytes:
     """A snapshot of any picklable tree; tensors lose their graph, ``requires_grad`` and device."""
-    buffers: list[NDArray[np.uint8]] = []
+    buffers: list[memoryview] = []
 
     def take(buffer: pickle.PickleBuffer) -> bool:
-        memory = np.frombuffer(buffer.raw(), np.uint8) if buffer.raw().nbytes else np.zeros(0, np.uint8)
+        memory = buffer.raw()
         if memory.nbytes < _IN_BAND_BYTES:
             return True
         buffers.append(memory)
@@ -73,18 +57,25 @@ def pack(value: Any) -> Packed:
 
     stream = io.BytesIO()
     _Pickler(stream, protocol=5, buffer_callback=take).dump(value)
-    sizes = tuple(buffer.nbytes for buffer in buffers)
-    memory = _empty(sum(map(_padded, sizes)))
-    for place, buffer in zip(_places(memory, sizes), buffers, strict=True):
-        place[:] = buffer
-    return Packed(stream.getvalue(), sizes, memory)
+    sizes = [buffer.nbytes for buffer in buffers]
+    parts: list[bytes | memoryview] = [
+        struct.pack(f"<QQ{len(sizes)}Q", stream.tell(), len(sizes), *sizes),
+        stream.getbuffer(),
+        *buffers,
+    ]
+    return b"".join(piece for part in parts for piece in (part, bytes(-len(part) % _ALIGNMENT)))
 
 
-def unpack(packed: Packed) -> Any:
+def unpack(packed: bytes) -> Any:
     """The value again; its tensors and arrays are fresh, writable and lie on the CPU."""
-    memory = _empty(packed.memory.nbytes)
-    memory[:] = packed.memory
-    return pickle.loads(packed.body, buffers=_places(memory, packed.sizes))  # noqa: S301 -- packed by this run
+    length, count = struct.unpack_from("<QQ", packed)
+    sizes = struct.unpack_from(f"<{count}Q", packed, 16)
+    start = _padded(16 + 8 * count)
+    view = memoryview(packed)
+    if not count:
+        return pickle.loads(view[start : start + length])  # noqa: S301 -- packed by a process of this run
+    memory = _fresh(view[start + _padded(length) :])
+    return pickle.loads(view[start : start + length], buffers=_places(memory, sizes))  # noqa: S301
 
 
 def resolved(call: Call) -> Call:
@@ -93,9 +84,10 @@ def resolved(call: Call) -> Call:
     return replace(call, phi=phi, carried=carried)
 
 
-def _empty(size: int) -> NDArray[np.uint8]:
-    """Torch's memory, for its alignment: kernels that depend on it then repeat their results."""
-    memory: NDArray[np.uint8] = torch.empty(size, dtype=torch.uint8).numpy()
+def _fresh(view: memoryview) -> NDArray[np.uint8]:
+    """A copy in torch's memory, for its alignment: kernels that depend on it then repeat their results."""
+    memory: NDArray[np.uint8] = torch.empty(view.nbytes, dtype=torch.uint8).numpy()
+    memory[:] = np.frombuffer(view, np.uint8)
     return memory
 
 

@@ -6,7 +6,6 @@ A scheduler compares trials after equal budget, that is at equal ``step`` of the
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -81,8 +80,9 @@ class Asha(Ranking):
 class HyperBand(Ranking):
     """HyperBand (Li et al. 2018, arXiv:1603.06560): brackets that wait for their slowest trial.
 
-    A trial that waits gives its worker away, and goes on from its newest checkpoint. A bracket holds only proposals
-    that are in flight together.
+    A trial that waits gives its worker away, and goes on from its newest checkpoint. A bracket compares only proposals
+    that are in flight together: keep at least as many in flight as its first one has trials. On a Ray that others use,
+    too, more than ``workers`` trials can run at a time.
 
     Args:
         max: largest budget of a trial.
@@ -141,14 +141,22 @@ def make_scheduler(settings: Ranking | None) -> TrialScheduler:
                 **common, max_t=settings.max, reduction_factor=settings.reduction, stop_last_trials=False
             )
         case Median():
-            return MedianStoppingRule(
+            return _MedianStopping(
                 **common,
                 grace_period=settings.grace,
                 min_samples_required=settings.min_trials,
-                min_time_slice=sys.maxsize,  # never puts a trial aside just to let another have a turn
+                # Infinite, since a trial counts as last put aside at minus infinity: none is, just to let another run.
+                min_time_slice=math.inf,  # type: ignore[arg-type]
             )
         case _:
             return FIFOScheduler()  # type: ignore[no-untyped-call]
+
+
+class _MedianStopping(MedianStoppingRule):
+    """Tune's rule, without its second look at the last report, which the end of a run does not carry."""
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Nothing: all reports were taken in as they came."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from metasearch.core.values import Failure, Report
 from metasearch.execution.failures import attempt
 from metasearch.execution.packing import pack, unpack
 from metasearch.execution.schedulers import RANK, TIME, Ranking
-from metasearch.execution.sessions import Session
+from metasearch.execution.sessions import Session, is_trial
 from metasearch.execution.worker import load_program
 
 __all__ = ["AFTER", "CALL", "OUTCOME", "REPORT", "RESTORED", "Training", "training_class"]
@@ -37,9 +37,6 @@ class Training(tune.Trainable):
     folder: Path
     ranking: Ranking | None
 
-    _keys: dict[str, Any]
-    """What schedulers look at, as of the last report."""
-
     def setup(self, config: dict[str, Any]) -> None:
         self._program = attempt(load_program, self.program_setup, self.threads)
         self._session: Session | None = None
@@ -52,10 +49,7 @@ class Training(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         outcome = attempt(self._advance)
-        if isinstance(outcome, dict):
-            self._keys = {TIME: outcome[TIME], RANK: outcome[RANK]}
-            return outcome
-        return {**self._keys, DONE: True, OUTCOME: pack(outcome)}
+        return outcome if isinstance(outcome, dict) else {DONE: True, OUTCOME: pack(outcome)}
 
     def cleanup(self) -> None:
         if self._session is not None:
@@ -70,14 +64,15 @@ class Training(tune.Trainable):
 
     def _open(self, config: dict[str, Any]) -> None:
         self._given = config
-        self._keys = {}
         self.config: dict[str, Any] = {}  # else Tune sends the whole call back with every result
 
     def _advance(self) -> Any:
         if isinstance(self._program, Failure):
             return self._program
         if self._session is None:
-            call = unpack(self._given[CALL])
+            call = unpack(self._given[CALL].content)
+            if not is_trial(call):
+                return self._program.measure(call)
             run = partial(self._program.run, call)
             self._session = Session(run, call, self.folder, self._given.get(RESTORED), self._given.get(AFTER))
         outcome = self._session.advance()

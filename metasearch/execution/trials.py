@@ -21,13 +21,12 @@ import cloudpickle
 from ray import tune
 from ray.tune import FailureConfig, RunConfig, TuneConfig, Tuner
 
-from metasearch.core.errors import ExecutionError, UnsupportedError
+from metasearch.core.errors import ExecutionError
 from metasearch.core.values import Call, Report
 from metasearch.execution.cluster import require_resources, start_ray, worker_environment
 from metasearch.execution.desk import Closed, Desk, Flight, Outcome, Queue, Results
 from metasearch.execution.packing import Shared, pack, resolved
-from metasearch.execution.schedulers import feed, make_scheduler, parse_scheduler
-from metasearch.execution.sessions import is_trial
+from metasearch.execution.schedulers import HyperBand, feed, make_scheduler, parse_scheduler
 from metasearch.execution.trainable import training_class
 
 if TYPE_CHECKING:
@@ -41,6 +40,7 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a run that ends before its first report has no metrics
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # Tune's snapshots are never read
+    "TUNE_MAX_PENDING_TRIALS_PG": "1024",  # the desk decides how many are pending
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # they are answered as failures
     "RAY_AIR_NEW_OUTPUT": "0",  # the newer reporter prints tables however little is asked for
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean in a trial what they mean outside
@@ -62,7 +62,8 @@ class Trials:
         workers: how many trials run at a time.
         scheduler: ``{type: asha | hyperband | median | none, metric, mode, ...}``, as the classes of
             :mod:`~metasearch.execution.schedulers` list them; None stops nothing.
-        resources: what one trial reserves, ``{"CPU": 1, "GPU": 0.5}``; one CPU if None.
+        gpus_per_worker: share of a GPU that a trial reserves.
+        cpus_per_worker: CPUs that a trial reserves.
         inner_workers: further places of one CPU that a trial reserves for a nested search.
         storage: folder for checkpoints, ``<proposal>/<number>``, which all hosts must see.
         address: of a running cluster; None starts Ray on this machine (or uses the one this process is connected to).
@@ -83,7 +84,8 @@ class Trials:
         *,
         storage: Path,
         scheduler: Mapping[str, Any] | None = None,
-        resources: Mapping[str, float] | None = None,
+        gpus_per_worker: float = 0,
+        cpus_per_worker: float = 1,
         inner_workers: int = 0,
         address: str | None = None,
         environment: Mapping[str, str] | None = None,
@@ -93,8 +95,7 @@ class Trials:
     ) -> None:
         if workers < 1:
             raise ExecutionError(f"trials need at least 1 worker, got {workers}; set execution.workers to 1 or more")
-        own = dict(resources or {"CPU": 1})
-        cpus, gpus = own.get("CPU", 0) + inner_workers, own.get("GPU", 0)
+        cpus = cpus_per_worker + inner_workers
         self.workers = workers
         self._ranking = parse_scheduler(scheduler)
         self._scheduler = make_scheduler(self._ranking)
@@ -104,21 +105,24 @@ class Trials:
         variables = worker_environment(threads, environment, local=local)
         self._ray = start_ray(
             workers,
-            workers * gpus,
+            workers * gpus_per_worker,
             address,
             cpus_per_worker=cpus,
             environment=variables,
             working_dir=working_dir,
         )
         if local:
-            require_resources(workers, cpus, gpus)
+            require_resources(workers, cpus, gpus_per_worker)
         storage.mkdir(parents=True, exist_ok=True)
         self._folder = Path(tempfile.mkdtemp(prefix=".tune-", dir=storage))
         trainable = training_class(cloudpickle.dumps(setup), threads, storage.absolute(), self._ranking)
-        bundles: list[dict[str, float]] = [own, *[{"CPU": 1.0}] * inner_workers]
+        bundles: list[dict[str, float]] = [{"CPU": cpus_per_worker, "GPU": gpus_per_worker}]
+        bundles += [{"CPU": 1.0}] * inner_workers
         self._trainable = tune.with_resources(trainable, tune.PlacementGroupFactory(bundles))
         self._max_repeats = max_repeats
-        self._desk = Desk(workers, self._ranking)
+        # A bracket halves what it knows: it must see trials before they run. Ray's resources then bound how many do.
+        at_once = None if isinstance(self._ranking, HyperBand) else workers
+        self._desk = Desk(at_once, self._ranking)
         self._in_flight = 0
         self._thread: threading.Thread | None = None
 
@@ -140,15 +144,7 @@ class Trials:
         feed(self._scheduler, self._ranking, history)
 
     def submit(self, call: Call) -> None:
-        """Queues a training run.
-
-        Raises:
-            UnsupportedError: for a function call.
-        """
-        if not is_trial(call):
-            raise UnsupportedError(
-                "execution.type", "trials are training runs; function calls need 'actors' or 'inline'"
-            )
+        """Queues a training run (or a function call, which ends without reports and costs a tenth of a second more)."""
         packed = pack(resolved(call))
         self._desk.queue(Flight(call, packed, call.extra.get("restored"), call.extra.get("after")))
         self._in_flight += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import torch
 
 from metasearch.core.values import Call, Failure, Measurement
 from metasearch.execution.failures import attempt
-from metasearch.execution.packing import Packed, pack, unpack
+from metasearch.execution.packing import pack, unpack
 
 if TYPE_CHECKING:
     from metasearch.core.contracts import Program
@@ -39,7 +40,7 @@ class Worker:
         self._setup = setup
         self._threads = threads
         self._program: Program | None = None
-        self._phi: tuple[Any, Packed] | None = None
+        self._kept: dict[str, tuple[Any, bytes]] = {}
 
     def start(self) -> tuple[int, Failure | None]:
         """Builds the program; the process id, and why the program could not be built."""
@@ -49,29 +50,28 @@ class Worker:
         self._program = built
         return os.getpid(), None
 
-    def measure(self, packed: Packed, phi: list[Any], carried: list[Any]) -> Packed:
+    def measure(self, packed: bytes, references: Mapping[str, Any] | None = None) -> bytes:
         """Answers one call with a packed measurement or failure.
 
         Args:
             packed: the call, without what it refers to.
-            phi: the reference to phi alone in a list (which keeps Ray from fetching it again for each call), or empty.
-            carried: the reference to the carried state likewise.
+            references: Ray's references to the call's ``phi`` and ``carried``, where they were put (inside a mapping,
+                Ray leaves it to this method to fetch them).
         """
-        references = {"phi": self._fetch(phi[0])} if phi else {}
-        if carried:
-            references["carried"] = ray.get(carried[0])
-        return pack(attempt(self._answer, packed, references))
+        values = {name: self._fetch(name, reference) for name, reference in (references or {}).items()}
+        return pack(attempt(self._answer, packed, values))
 
-    def _answer(self, packed: Packed, references: dict[str, Packed]) -> Measurement:
+    def _answer(self, packed: bytes, values: Mapping[str, bytes]) -> Measurement:
         if self._program is None:
             raise RuntimeError("start() must be called before the first call")
         call: Call = unpack(packed)
-        call = replace(call, **{name: unpack(value) for name, value in references.items()})
+        if values:
+            call = replace(call, **{name: unpack(value) for name, value in values.items()})
         return self._program.measure(call)
 
-    def _fetch(self, reference: Any) -> Packed:
-        """Phi's shared memory; the last one is kept, since many calls of a step refer to it."""
-        if self._phi is None or self._phi[0] != reference:
-            self._phi = None  # let go of the old one first
-            self._phi = (reference, ray.get(reference))
-        return self._phi[1]
+    def _fetch(self, name: str, reference: Any) -> bytes:
+        """A value that was put; the last one of each name is kept, since many calls of a step refer to one phi."""
+        if name not in self._kept or self._kept[name][0] != reference:
+            self._kept.pop(name, None)  # let go of the old one first
+            self._kept[name] = (reference, ray.get(reference))
+        return self._kept[name][1]

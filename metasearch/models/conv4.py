@@ -107,6 +107,7 @@ class Conv4:
         self, parameters: Tensors, buffers: Tensors, x: Tensor, *, seeds: NDArray[np.int64] | None = None
     ) -> tuple[Tensor, Tensors]:
         """Logits ``[T, n, outputs]`` of ``x [T, n, C, H, W]``; nothing is drawn, so ``seeds`` have no effect."""
+        x = x.permute(0, 1, 3, 4, 2)  # channels last, as the layers want them
         for block in range(self.config.blocks):
             name = f"blocks.{block}"
             x = functional.conv2d(
@@ -117,7 +118,7 @@ class Conv4:
             x = torch.relu(x)
             if self.config.pool == "max":
                 x = functional.max_pool2d(x)
-        x = x.mean((-2, -1)) if self.config.head == "mean" else x.flatten(2)
+        x = x.mean((2, 3)) if self.config.head == "mean" else x.permute(0, 1, 4, 2, 3).flatten(2)
         return functional.linear(x, parameters["head.weight"], parameters["head.bias"]), buffers
 
     def module(self) -> nn.Module:

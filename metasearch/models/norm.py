@@ -1,4 +1,7 @@
-"""Batch norm on the batch's own statistics, as an ordinary module."""
+"""Batch norm on the batch's own statistics, as an ordinary module.
+
+Written out in operations that ``torch.func`` transforms correctly; :mod:`metasearch.models.normalize` is the fast form.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-
-from metasearch.models.functional import batch_norm
 
 __all__ = ["Affine", "BatchNorm"]
 
@@ -32,8 +33,13 @@ class BatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` is ``[n, C, ...]`` with any number of further axes; the shape is kept."""
-        weight, bias = (None if value is None else value.unsqueeze(0) for value in (self.weight, self.bias))
-        return batch_norm(x.unsqueeze(0), weight, bias, eps=self.eps).squeeze(0)
+        over = (0, *range(2, x.dim()))
+        centered = x - x.mean(over, keepdim=True)
+        y = centered * torch.rsqrt((centered * centered).mean(over, keepdim=True) + self.eps)
+        shape = (1, -1) + (1,) * (x.dim() - 2)
+        if self.weight is not None:
+            y = y * self.weight.reshape(shape)
+        return y if self.bias is None else y + self.bias.reshape(shape)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, eps={self.eps}, batch statistics"

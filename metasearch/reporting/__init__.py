@@ -1,4 +1,4 @@
-"""What a run directory says, for people: one HTML file a run, and tables over several runs. Nothing is written but reports."""
+"""What a run directory says, for people: one HTML file a run, and tables over several runs."""
 
 from metasearch.reporting.comparison import Comparison, Difference, Row, compare
 from metasearch.reporting.report import plots, write_report

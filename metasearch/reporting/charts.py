@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from metasearch.reporting.history import History, number
 from metasearch.reporting.numbers import figure as figure_text
 from metasearch.reporting.numbers import heading, is_share
-from metasearch.reporting.style import FAINT, GUIDE, SEARCH, VALIDATION, axes_of, new_figure
+from metasearch.reporting.style import FAINT, GUIDE, SEARCH, VALIDATION, axes_of, log_scale, new_figure
+from metasearch.reporting.tables import short_names
 
 __all__ = ["choice_slices", "final_figures", "is_drawing", "stored_series"]
 
@@ -25,7 +27,9 @@ _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 def final_figures(history: History) -> Figure:
     """The judged metric of this search, its baselines and the paper, with 95 % intervals."""
     metric, scale = history.metric, 100.0 if is_share(history.metric) else 1.0
-    rows = [(one.name, one.values[metric], one.ci95.get(metric, math.nan)) for one in history.tests if metric in one.values]
+    rows = [
+        (one.name, one.values[metric], one.ci95.get(metric, math.nan)) for one in history.tests if metric in one.values
+    ]
     if history.paper and history.paper["metric"] == metric:
         rows.append(("published", history.paper["value"], history.paper["interval"]))
     result = new_figure(10.4, 0.7 + 0.42 * len(rows))
@@ -55,9 +59,10 @@ def choice_slices(history: History) -> Figure:
     result = new_figure(10.4, 2.5 * math.ceil(len(names) / columns))
     panels = axes_of(result, math.ceil(len(names) / columns), columns)
     high = float(np.percentile([one.L for one in done], 80 if len(done) > 20 else 100))
+    labels = short_names(names)
     for axes, name in zip(panels, names, strict=False):
         having = [one for one in done if name in one.choices]
-        _slice(axes, name, [one.choices[name] for one in having], np.array([one.L for one in having]))
+        _slice(axes, labels[name], [one.choices[name] for one in having], np.array([one.L for one in having]))
         low = done[0].L
         room = 0.08 * (high - low) or 0.1 * abs(low) or 1.0
         axes.set_ylim(low - room, high + room)
@@ -68,8 +73,12 @@ def choice_slices(history: History) -> Figure:
 
 
 def stored_series(content: Mapping[str, Any]) -> Figure:
-    """A figure that a run stored as JSON: ``title``, ``x_label``, ``y_label`` and ``series``, a list of ``name``, ``x``, ``y``
-    and, where there are intervals, ``ci95``."""
+    """A figure that a run stored as JSON.
+
+    Args:
+        content: ``x_label``, ``y_label`` and ``series``, a list of ``name``, ``x``, ``y`` and
+            perhaps ``ci95`` (half-widths of intervals).
+    """
     result = new_figure(10.4, 3.4)
     axes = axes_of(result, 1, 1)[0]
     for index, series in enumerate(content["series"]):
@@ -79,6 +88,8 @@ def stored_series(content: Mapping[str, Any]) -> Figure:
         if series.get("ci95") is not None:
             width = np.array([number(value) for value in series["ci95"]])
             axes.fill_between(x, y - width, y + width, color=colour, alpha=0.2, lw=0)
+    places = [value for series in content["series"] for value in series["x"]]
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=all(isinstance(value, int) for value in places)))
     axes.set_xlabel(str(content.get("x_label", "")))
     axes.set_ylabel(str(content.get("y_label", "")))
     if any(series.get("name") for series in content["series"]):
@@ -96,7 +107,9 @@ def _is_series(one: Any) -> bool:
     if not isinstance(one, Mapping) or not isinstance(one.get("x"), list) or not isinstance(one.get("y"), list):
         return False
     widths = one.get("ci95", one["y"])
-    return len(one["x"]) == len(one["y"]) and (widths is None or (isinstance(widths, list) and len(widths) == len(one["y"])))
+    return len(one["x"]) == len(one["y"]) and (
+        widths is None or (isinstance(widths, list) and len(widths) == len(one["y"]))
+    )
 
 
 def _slice(axes: Axes, name: str, chosen: list[Any], losses: np.ndarray[Any, Any]) -> None:
@@ -104,11 +117,13 @@ def _slice(axes: Axes, name: str, chosen: list[Any], losses: np.ndarray[Any, Any
     if numeric:
         x = np.array(chosen, dtype=np.float64)
         if x.min() > 0 and x.max() / x.min() > 50:
-            axes.set_xscale("log")
+            log_scale(axes, "x", x.min(), x.max())
     else:
         labels = sorted({_label(value) for value in chosen})[:12]
         having = [index for index, value in enumerate(chosen) if _label(value) in labels]
-        x, losses = np.array([float(labels.index(_label(chosen[index]))) for index in having]), losses[having]
+        # Side by side within a category, so that points do not hide each other; always in the same places.
+        aside = 0.3 * ((np.arange(len(having)) * 0.618) % 1 - 0.5)
+        x, losses = aside + np.array([float(labels.index(_label(chosen[index]))) for index in having]), losses[having]
         axes.set_xticks(range(len(labels)), [text[:14] for text in labels], rotation=0 if len(labels) < 4 else 35)
         axes.set_xlim(-0.6, len(labels) - 0.4)
     axes.plot(x, losses, "o", ms=4.5, mew=0, color=SEARCH, alpha=0.4)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -13,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from metasearch.reporting.history import Array, History, Series
 from metasearch.reporting.numbers import figure as figure_text
 from metasearch.reporting.numbers import heading, is_share, running_mean, thin
-from metasearch.reporting.style import BAD, GUIDE, INK, SEARCH, VALIDATION, axes_of, new_figure, thousands
+from metasearch.reporting.style import BAD, GUIDE, INK, SEARCH, VALIDATION, axes_of, log_scale, new_figure, thousands
 
 __all__ = ["best_so_far", "gradient_norm", "learning_curves", "training_runs"]
 
@@ -99,8 +101,16 @@ def training_runs(history: History) -> Figure:
         x = np.array([float(record["step"]) for record in records])
         kept = thin(y, 300)
         first = id == ids[0]
-        look = {"color": VALIDATION, "lw": 2.0, "marker": "o", "ms": 3.5} if first else {"color": SEARCH, "lw": 0.9, "alpha": 0.35}
-        labels = {ids[0]: f"best proposal ({id})", ids[-1]: "other proposals"} if len(ids) > 1 else {ids[0]: f"proposal {id}"}
+        look = (
+            {"color": VALIDATION, "lw": 2.0, "marker": "o", "ms": 3.5}
+            if first
+            else {"color": SEARCH, "lw": 0.9, "alpha": 0.35}
+        )
+        labels = (
+            {ids[0]: f"best proposal ({id})", ids[-1]: "other proposals"}
+            if len(ids) > 1
+            else {ids[0]: f"proposal {id}"}
+        )
         axes.plot(x[kept], y[kept], label=labels.get(id), **look)  # type: ignore[arg-type]
     axes.set_xlabel("reported step (budget units)")
     axes.set_ylabel(heading(name))
@@ -154,9 +164,9 @@ def _held_out(axes: Axes, x: Array, y: Array, width: Array) -> None:
     kept = thin(y, _POINTS // 2)
     x, y, width = x[kept], y[kept], width[kept]
     marker = {"marker": "o", "ms": 3.5} if len(x) <= 60 else {}
-    axes.plot(x, y, color=VALIDATION, lw=1.8, label="validation, 95 % interval", **marker)  # type: ignore[arg-type]
+    axes.plot(x, y, color=VALIDATION, lw=1.6, label="validation, 95 % interval", **marker)  # type: ignore[arg-type]
     if np.isfinite(width).sum() > 1:
-        axes.fill_between(x, y - width, y + width, color=VALIDATION, alpha=0.2, lw=0)
+        axes.fill_between(x, y - width, y + width, color=VALIDATION, alpha=0.3, lw=0)
     elif np.isfinite(width).any():
         axes.errorbar(x, y, width, color=VALIDATION, capsize=3, fmt="none")
 
@@ -204,6 +214,7 @@ def _limits(axes: Axes, shown: Sequence[Array], *, linear: bool = False, best: b
     """A y-axis on which single extremes do not flatten the rest; logarithmic if positive values span decades.
 
     Args:
+        axes: whose y-axis.
         shown: what should be visible.
         linear: never logarithmic.
         best: only low values matter (the worst fifth of proposals may lie outside).
@@ -216,12 +227,12 @@ def _limits(axes: Axes, shown: Sequence[Array], *, linear: bool = False, best: b
     high = float(np.percentile(values, (80 if best else 99.0) if len(values) > 20 else 100))
     high = high if high > low else low + max(abs(low), 1e-12) * 0.1
     if not linear and low > 0 and high / low > 30:
-        axes.set_yscale("log")
+        log_scale(axes, "y", low, high)
         room = (high / low) ** 0.06
         axes.set_ylim(low / room, high * room)
     else:
         room = 0.07 * (high - low)
-        axes.set_ylim(low - room, high + room)
+        axes.set_ylim(low - (2 if best else 1) * room, high + room)
 
 
 def _drawable(values: Array) -> Array:
@@ -239,16 +250,21 @@ def _unit(series: Series) -> float:
 
 
 def _note(axes: Axes, x: float, y: float, text: str) -> None:
-    axes.annotate(
-        text, (x, y), xytext=(0, -14), textcoords="offset points", ha="center", va="top", fontsize=9.5, color=VALIDATION
-    )
+    """A number above a point, readable also where other points lie."""
+    look: dict[str, Any] = {
+        "fontsize": 9.5,
+        "color": VALIDATION,
+        "bbox": {"fc": "white", "ec": "none", "alpha": 0.8, "pad": 1},
+    }
+    axes.annotate(text, (x, y), xytext=(0, 9), textcoords="offset points", ha="center", va="bottom", **look)
 
 
 def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
     """One legend above all panels."""
-    found = {}
+    found: dict[str, Artist] = {}
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            found.setdefault(label, handle)
+            found.setdefault(str(label), handle)
     if found:
-        figure.legend(list(found.values()), list(found), loc="outside upper left", ncols=6, handlelength=1.8, columnspacing=1.6)
+        look: dict[str, Any] = {"ncols": 6, "handlelength": 1.8, "columnspacing": 1.6}
+        figure.legend(list(found.values()), list(found), loc="outside upper left", **look)

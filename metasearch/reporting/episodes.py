@@ -56,7 +56,7 @@ def load_episodes(path: Path) -> Episodes | None:
 
 
 def draw_episode(episodes: Episodes, index: int) -> Figure:
-    """Support images with their labels; query images with the true label and the predictions before and after adaptation."""
+    """Support images with their labels; query images with true label and prediction before and after."""
     queries = np.argsort(episodes.query_y[index], kind="stable")[: 2 * _COLUMNS]
     support = np.argsort(episodes.support_y[index], kind="stable")[: 2 * _COLUMNS]
     support_rows, query_rows = -(-len(support) // _COLUMNS), -(-len(queries) // _COLUMNS)

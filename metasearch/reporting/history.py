@@ -250,9 +250,7 @@ def _from_results(name: str, row: Mapping[str, Any]) -> Measured:
 
 def _from_record(record: Record) -> Measured:
     values = {"L": number(record["L"])} | {k: number(v) for k, v in (record.get("metrics") or {}).items()}
-    widths = {"L": number(record.get("L_ci95"))} | {
-        k: number(v) for k, v in (record.get("metrics_ci95") or {}).items()
-    }
+    widths = {"L": number(record.get("L_ci95"))} | {k: number(v) for k, v in (record.get("metrics_ci95") or {}).items()}
     seconds = number(record.get("seconds"))
     return Measured(record["name"], values, widths, record.get("episodes"), record.get("parameters"), seconds)
 

@@ -37,11 +37,15 @@ def figure(metric: str, value: float, ci95: float = math.nan, *, signed: bool = 
     """
     if math.isnan(value):
         return "nan"
+    text = _figure(metric, value, ci95, "+" if signed else "")
+    return text.replace("-", "−", 1) if signed and text.startswith("-") else text
+
+
+def _figure(metric: str, value: float, ci95: float, sign: str) -> str:
     scale = 100.0 if is_share(metric) else 1.0
     value, ci95 = scale * value, scale * ci95
-    sign = "+" if signed else ""
     if not math.isfinite(ci95) or not math.isfinite(value):
-        return f"{value:{sign}.2f}" if scale > 1 and math.isfinite(value) else f"{value:{sign}.4g}"
+        return f"{value:{sign}.2f}" if scale > 1 and math.isfinite(value) else f"{value:{sign}#.4g}".rstrip(".")
     if max(abs(value), ci95) >= 1e6 or 0 < ci95 < 1e-6:
         return f"{value:{sign}.4g} ± {ci95:.2g}"
     decimals = 2 if ci95 == 0 else min(max(1 - math.floor(math.log10(ci95)), 0), 7)
@@ -107,7 +111,7 @@ def thin(values: Array, limit: int) -> NDArray[np.int64]:
 
 
 def paired_ci95(a: Array, b: Array) -> tuple[float, float]:
-    """Mean of a - b over pairs and its 95 % half-width by Student's t with n - 1 degrees of freedom; nan for one pair."""
+    """Mean of a - b over pairs and its 95 % half-width by Student's t (n - 1 degrees of freedom); nan for one pair."""
     difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
     n = len(difference)
     if n < 2:

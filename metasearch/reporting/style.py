@@ -1,4 +1,4 @@
-"""How plots look, and how a figure becomes SVG or PNG. Matplotlib without pyplot: no global figure, no backend to choose."""
+"""How plots look, and how they become SVG or PNG. Matplotlib without pyplot: no global figure, no backend to choose."""
 
 from __future__ import annotations
 
@@ -7,20 +7,35 @@ import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-__all__ = ["BAD", "FAINT", "GUIDE", "INK", "SEARCH", "VALIDATION", "Plot", "axes_of", "new_figure", "png", "svg", "thousands"]
+__all__ = [
+    "BAD",
+    "FAINT",
+    "GUIDE",
+    "INK",
+    "SEARCH",
+    "VALIDATION",
+    "Plot",
+    "axes_of",
+    "log_scale",
+    "new_figure",
+    "png",
+    "svg",
+    "thousands",
+]
 
 # Okabe and Ito's palette, which people with any colour vision can tell apart.
 SEARCH, VALIDATION, BAD = "#0072b2", "#d55e00", "#cc3311"
 INK, GUIDE, FAINT = "#22272e", "#6b7480", "#e4e7eb"
 
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "axes.axisbelow": True,
     "axes.edgecolor": "#aab1ba",
     "axes.grid": True,
@@ -72,11 +87,13 @@ class Plot:
 def svg(plot: Plot) -> str:
     """The ``<svg>`` element of a plot; its ids carry the plot's name, so that several can stand in one page."""
     text = _render(plot, "svg").decode()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r' (id|clip-path|xlink:href)="(#|url\(#)?', rf' \1="\2{plot.name}-', text)
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    prefix = re.sub(r"[^A-Za-z0-9-]", "-", plot.name)
+    text = re.sub(r' id="', f' id="{prefix}-', text)
+    text = re.sub(r' (clip-path="url\(|xlink:href=")#', rf" \1#{prefix}-", text)
+    head, end, body = text.partition(">")
     # Without a fixed size in points the page decides how wide it is.
-    return re.sub(r'(<svg [^>]*?)width="[^"]*"( [^>]*?)?', r"\1\2", re.sub(r'(<svg [^>]*?) height="[^"]*"', r"\1", text, count=1), count=1)
+    return re.sub(r' (width|height)="[^"]*"', "", head) + end + body
 
 
 def png(plot: Plot, dpi: int = 150) -> bytes:
@@ -84,13 +101,13 @@ def png(plot: Plot, dpi: int = 150) -> bytes:
     return _render(plot, "png", dpi)
 
 
-def _render(plot: Plot, format: str, dpi: int = 72) -> bytes:
+def _render(plot: Plot, kind: str, dpi: int = 72) -> bytes:
     buffer = io.BytesIO()
     with mpl.rc_context({**_STYLE, "svg.hashsalt": plot.name}), warnings.catch_warnings():
         # A name in a script that the font lacks is drawn as boxes in a PNG; that is no reason to lose the report.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        metadata = {"Date": None} if format == "svg" else {"Software": None}
-        plot.draw().savefig(buffer, format=format, dpi=dpi, metadata=metadata)
+        metadata = {"Date": None} if kind == "svg" else {"Software": None}
+        plot.draw().savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
     return buffer.getvalue()
 
 
@@ -102,6 +119,15 @@ def new_figure(width: float, height: float) -> Figure:
 def axes_of(figure: Figure, rows: int, columns: int) -> list[Axes]:
     """A grid of axes, row by row."""
     return list(figure.subplots(rows, columns, squeeze=False).ravel())
+
+
+def log_scale(axes: Axes, which: Literal["x", "y"], low: float, high: float) -> None:
+    """Makes an axis logarithmic, with plain numbers at its ticks: powers of ten, or 1, 2, 5 where there are few."""
+    axes.set(**{f"{which}scale": "log"})
+    axis: Axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(subs=(1.0,) if high / low > 1e3 else (1.0, 2.0, 5.0), numticks=7))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def thousands() -> FuncFormatter:

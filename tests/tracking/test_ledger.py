@@ -130,9 +130,8 @@ def test_a_child_has_the_status_that_is_true(records: Any, fields: dict[str, Any
     child = read_in(records(ask(0), evaluation(0, **fields))).children[0]
     assert child.status == status
     assert child.tags.get("metasearch.status", "ok") == fields["status"]
-    assert child.tags.get("metasearch.failure") == (
-        "user_error: boom" if "boom" in str(fields) else child.tags.get("metasearch.failure")
-    )
+    failure = fields.get("failure")
+    assert child.tags.get("metasearch.failure") == (f"{failure['kind']}: {failure['message']}" if failure else None)
 
 
 def test_a_child_shows_its_choices_and_its_loss_by_step_of_its_reports(records: Any) -> None:

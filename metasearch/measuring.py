@@ -1,0 +1,172 @@
+"""Measures a stored phi on held-out tasks, by the protocol of a search's own test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from metasearch import artifacts
+from metasearch.core.contracts import InnerProblem, TaskDistribution
+from metasearch.core.errors import ArtifactError, ConfigError
+from metasearch.core.registry import build
+from metasearch.core.values import Phi, Task, TaskSpec
+from metasearch.execution import Inline
+from metasearch.experiment import override, read
+from metasearch.heldout import HeldOut
+from metasearch.loaded import LoadedPhi, load
+from metasearch.program import Blueprint, ExperimentProgram
+from metasearch.schema import Numerics
+from metasearch.takeaway.rebuild import for_outputs, plain_config
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    phi: LoadedPhi | str | Path,
+    *,
+    tasks: str | Path | Mapping[str, Any] | Sequence[str] | TaskDistribution | None = None,
+    episodes: int = 600,
+    split: str = "test",
+    steps: int | None = None,
+    seed: int = 0,
+    shard: int | None = None,
+    device: str = "cpu",
+    runs: str | Path = "runs",
+    allow_user_code: bool = False,
+) -> dict[str, Any]:
+    """Measures a stored phi on held-out tasks, in this process.
+
+    With the tasks, steps, episodes and seed of the search this is its test figure again, digit for digit (on equal
+    hardware and versions).
+
+    Args:
+        phi: a loaded phi, or what :func:`metasearch.loaded.load` takes.
+        tasks: an experiment file, whose tasks are taken; a whole ``tasks`` block; overrides of the search's own,
+            ``["ways=20"]`` or ``{"ways": 20}``; or a task distribution. None means the tasks of the search. For
+            another number of classes phi is made to fit as :func:`~metasearch.takeaway.rebuild.for_outputs` says.
+        episodes: tasks.
+        split: where they come from.
+        steps: inner steps; None means as many as at the search's test.
+        seed: of the tasks; the search's own seed gives the tasks of its test.
+        shard: tasks that are computed together; None means as many as at the search's test, else 25.
+        device: where to compute.
+        runs: folder of run directories, for ids.
+        allow_user_code: whether modules that the manifest names may be imported.
+
+    Returns:
+        ``L``, each metric, their 95 % half-widths (``L_ci95`` ...), ``episodes``, ``parameters`` (numbers in phi) and
+        ``seconds``, as in results.json; and ``split``, ``seed``, ``outputs`` and ``inner_steps``.
+
+    Raises:
+        ArtifactError: if phi cannot be loaded or built, or does not fit the tasks.
+        ConfigError: if there are no such tasks.
+    """
+    loaded = phi if isinstance(phi, LoadedPhi) else load(phi, allow_user_code=allow_user_code, runs=runs)
+    allowed = allow_user_code or loaded.allow_user_code
+    numerics = {**(loaded.manifest.config.get("numerics") or {}), "device": device, "compile": "never"}
+    measured = _OneSplit(_tasks(loaded, tasks, numerics, device, allowed), split)
+    spec = measured.spec(split)
+    stored = loaded.manifest.config.get("test") or {}
+    tree = {
+        "tasks": measured,
+        "learner": _learner(loaded, steps, allowed),
+        "numerics": numerics,
+        "budget": {"steps": 1},
+        "test": {"episodes": episodes, "split": split, "shard": shard or stored.get("shard", 25)},
+    }
+    program = ExperimentProgram(Blueprint(tree, device=device))
+    fitting = _fitting(loaded, program, spec)
+    with Inline(lambda: program) as executor:
+        fields = HeldOut(program, executor, seed).test(fitting)
+    learner = program.learner(loaded.phi.choices)
+    inner_steps = learner.n_steps(train=split == "train") if isinstance(learner, InnerProblem) else None
+    return {**_flat(fields), "split": split, "seed": seed, "outputs": spec.outputs, "inner_steps": inner_steps}
+
+
+class _OneSplit:
+    """Tasks all of whose shapes are those of one split, so that the learner is built for what it is measured on."""
+
+    def __init__(self, tasks: TaskDistribution, split: str) -> None:
+        self._tasks, self._split = tasks, split
+
+    def spec(self, split: str) -> TaskSpec:
+        return self._tasks.spec(self._split)
+
+    def sample(self, split: str, seeds: NDArray[np.int64]) -> Task:
+        return self._tasks.sample(split, seeds)
+
+
+def _tasks(loaded: LoadedPhi, given: Any, numerics: Mapping[str, Any], device: str, allowed: bool) -> TaskDistribution:
+    """The distribution to measure on."""
+    if hasattr(given, "sample") and hasattr(given, "spec"):
+        return given
+    block = _block(loaded, given, allowed)
+    dtype = getattr(torch, Numerics.model_validate(numerics).dtype)
+    return build("task", block, "tasks", device=device, dtype=dtype)
+
+
+def _block(loaded: LoadedPhi, given: Any, allowed: bool) -> dict[str, Any]:
+    """The ``tasks`` block: the caller's own, or that of the search with the caller's overrides."""
+    if isinstance(given, str | Path):
+        tree = read(given)
+        found = tree.get("tasks", tree if "type" in tree else None)
+        if found is None:
+            raise ConfigError(
+                "tasks", f"{given} has no such block; give an experiment file, or overrides of the search's own tasks"
+            )
+        return dict(plain_config(found if isinstance(found, Mapping) else {"type": found}, {}))
+    if isinstance(given, Mapping) and "type" in given:
+        return dict(given)
+    stored = loaded.manifest.config.get("tasks")
+    if not isinstance(stored, Mapping | str) or (isinstance(stored, Mapping) and "type" not in stored):
+        raise ArtifactError(
+            f"this phi was learned on tasks that its manifest cannot describe ({stored!r}); say on which to measure: "
+            "tasks=..."
+        )
+    artifacts.refuse_user_code(stored, allow_user_code=allowed)
+    base = {"tasks": stored if isinstance(stored, Mapping) else {"type": stored}}
+    plain = plain_config(base, loaded.phi.choices)
+    if given is None:
+        return dict(plain["tasks"])
+    if isinstance(given, Mapping):
+        return dict(override(plain, {f"tasks.{key}": value for key, value in given.items()})["tasks"])
+    return dict(override(plain, [f"tasks.{one.removeprefix('tasks.')}" for one in given])["tasks"])
+
+
+def _learner(loaded: LoadedPhi, steps: int | None, allowed: bool) -> Any:
+    """The learner's block, with the number of inner steps that is asked for."""
+    loaded.learner(allow_user_code=allowed)  # refuses what may not be imported or cannot be built
+    block = plain_config({"learner": loaded.manifest.config["learner"]}, loaded.phi.choices)["learner"]
+    if steps is None:
+        return block
+    present = block.get("steps", 1) if isinstance(block, Mapping) else 1
+    train = present["train"] if isinstance(present, Mapping) else present
+    return {**(block if isinstance(block, Mapping) else {"type": block}), "steps": {"train": train, "test": steps}}
+
+
+def _fitting(loaded: LoadedPhi, program: ExperimentProgram, spec: TaskSpec) -> Phi:
+    """Phi for the number of outputs of the tasks."""
+    learned = loaded.spec
+    if (spec.kind, spec.input_shape) != (learned.kind, learned.input_shape):
+        raise ArtifactError(
+            f"this phi was learned on {learned.kind} of inputs {list(learned.input_shape)}, these tasks are "
+            f"{spec.kind} of inputs {list(spec.input_shape)}; choose tasks of the same kind and size"
+        )
+    wanted = program.learner(loaded.phi.choices)
+    if spec.outputs == learned.outputs:
+        artifacts.check_fits(loaded.phi, wanted.init(0))
+        return loaded.phi
+    return for_outputs(loaded.phi, loaded.learner(), wanted)
+
+
+def _flat(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A test record's fields in the form of results.json."""
+    row = {"L": fields["L"], "L_ci95": fields["L_ci95"]}
+    for name, value in fields["metrics"].items():
+        row |= {name: value, f"{name}_ci95": fields["metrics_ci95"][name]}
+    return {**row, **{name: fields[name] for name in ("episodes", "parameters", "seconds")}}

@@ -1,0 +1,180 @@
+"""The learner of a stored phi, built from its manifest without any data, also for another number of outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metasearch.artifacts import Manifest, check_fits, refuse_user_code
+from metasearch.core.contracts import Learner
+from metasearch.core.errors import ArtifactError, ConfigError
+from metasearch.core.registry import build, resolve
+from metasearch.core.space import Space, extract, substitute
+from metasearch.core.values import Phi, TaskSpec, Tensors
+from metasearch.program import without_owners
+
+__all__ = ["build_learner", "for_outputs", "plain_config", "spec_of", "with_outputs"]
+
+_INITIALIZATION = "initialization."
+
+
+def spec_of(manifest: Manifest, *, allow_user_code: bool = False) -> TaskSpec:
+    """Shapes of the tasks that a phi was learned on.
+
+    Raises:
+        ArtifactError: if the manifest does not say, or names a loss of a user's own without leave to import it.
+    """
+    given = manifest.spec
+    missing = sorted({"kind", "input_shape", "outputs"} - set(given))
+    if missing:
+        raise ArtifactError(
+            f"the manifest of this phi does not say what its tasks look like (no {', '.join(missing)} in spec), so its "
+            "learner cannot be built; its tensors are in .phi"
+        )
+    refuse_user_code(given, allow_user_code=allow_user_code)
+    return TaskSpec(
+        kind=str(given["kind"]),
+        input_shape=tuple(int(size) for size in given["input_shape"]),
+        outputs=int(given["outputs"]),
+        support=int(given.get("support", 0)),
+        query=int(given.get("query", 0)),
+        loss=_own("spec.loss", given["loss"]) if given.get("loss") else None,
+    )
+
+
+def plain_config(tree: Mapping[str, Any], choices: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration under given choices; ranges that these do not name get a value all the same."""
+    template, found = extract(tree)
+    example = Space({name: dimension for name, (dimension, _) in found.items()}).sample(0)
+    return dict(substitute(template, {**example, **choices}))
+
+
+def build_learner(
+    manifest: Manifest, choices: Mapping[str, Any], spec: TaskSpec, *, allow_user_code: bool = False
+) -> Learner:
+    """The learner that a manifest describes, for tasks of given shapes.
+
+    Args:
+        manifest: of the stored phi.
+        choices: the phi's own.
+        spec: shapes of the tasks it is to learn.
+        allow_user_code: whether modules and classes that the manifest names may be imported.
+
+    Raises:
+        ArtifactError: if it needs a user's code without leave to import it, was given as an object, or cannot be built
+            here.
+    """
+    block = manifest.config.get("learner")
+    if isinstance(block, str):
+        block = {"type": block}
+    if not isinstance(block, Mapping):
+        raise ArtifactError(
+            f"the manifest of this phi describes no learner (learner: {block!r}); its tensors are in .phi"
+        )
+    _refuse_objects(block)
+    refuse_user_code(block, allow_user_code=allow_user_code)
+    imports = [str(module) for module in manifest.config.get("imports") or ()]
+    try:
+        for module in imports if allow_user_code else ():
+            resolve(f"{module}:__name__", "imports")
+        given = plain_config({"learner": block}, choices)["learner"]
+        own = {name.removeprefix("learner."): value for name, value in choices.items() if name.startswith("learner.")}
+        return build("learner", without_owners(given), "learner", spec=spec, choices=own)
+    except ConfigError as error:
+        hint = (
+            ""
+            if allow_user_code or not imports
+            else f" (its search imported {', '.join(imports)}; allow_user_code=True does so, too)"
+        )
+        raise ArtifactError(f"the learner of this phi cannot be built here: {error}{hint}") from error
+
+
+def for_outputs(phi: Phi, learned: Learner, wanted: Learner) -> Phi:
+    """A phi made for another number of outputs.
+
+    What belongs to single outputs is found by comparing the two learners' tensors; everything else stays as it was
+    learned.
+
+    - Initial weights of outputs start at zero. (All classes then start equal, whatever their order: there is no learned
+      weight for a class that training never had.)
+    - Other tensors, such as learning rates of these weights, take the mean of what was learned over the outputs.
+
+    Args:
+        phi: fits ``learned``.
+        learned: the learner of phi.
+        wanted: the same learner for the other number.
+
+    Raises:
+        ArtifactError: if phi fits neither, or the inner loop never changes what would start at zero.
+    """
+    before, after = learned.init(0), wanted.init(0)
+    check_fits(phi, before)
+    changed = Phi(_resized(phi.tensors, after.tensors), _resized(phi.buffers, after.buffers), phi.choices)
+    check_fits(changed, after)
+    fixed = [name for name in _starting_at_zero(phi, changed) if not _adapts(wanted, name)]
+    if fixed:
+        raise ArtifactError(
+            f"another number of outputs needs new values for {', '.join(fixed)}, and the inner loop of this phi does "
+            "not change them (learner.adapt); use the number it was learned with"
+        )
+    return changed
+
+
+def _resized(tensors: Tensors, like: Mapping[str, Tensor]) -> Tensors:
+    return {name: _like(name, value, like[name].shape) if name in like else value for name, value in tensors.items()}
+
+
+def _like(name: str, value: Tensor, shape: torch.Size) -> Tensor:
+    if value.shape == shape:
+        return value
+    if name.startswith(_INITIALIZATION):
+        return value.new_zeros(shape)
+    axes = [axis for axis, (one, other) in enumerate(zip(value.shape, shape, strict=False)) if one != other]
+    if value.dim() != len(shape) or len(axes) != 1 or not value.is_floating_point():
+        return value  # the check of the result names both shapes
+    return value.mean(axes[0], keepdim=True).expand(shape).clone()
+
+
+def _starting_at_zero(phi: Phi, changed: Phi) -> list[str]:
+    names = [name for name in phi.tensors if name.startswith(_INITIALIZATION)]
+    return [
+        name.removeprefix(_INITIALIZATION) for name in names if phi.tensors[name].shape != changed.tensors[name].shape
+    ]
+
+
+def _adapts(learner: Learner, name: str) -> bool:
+    """Whether the inner loop changes a parameter; a learner that has no ``adapt`` patterns changes what it likes."""
+    patterns = getattr(getattr(learner, "config", None), "adapt", ("*",))
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _refuse_objects(value: Any, path: str = "learner") -> None:
+    """Refuses what was given as an object in Python, of which the manifest has nothing but the class's name."""
+    if isinstance(value, Mapping):
+        if set(value) == {"object"}:
+            raise ArtifactError(
+                f"{path} was given as an object ({value['object']}) in Python, which a manifest cannot hold; give the "
+                "class and its arguments next time, and now use .initialize(module) or the tensors in .phi"
+            )
+        for key, one in value.items():
+            _refuse_objects(one, f"{path}.{key}")
+    elif isinstance(value, list | tuple):
+        for index, one in enumerate(value):
+            _refuse_objects(one, f"{path}.{index}")
+
+
+def _own(path: str, reference: Any) -> Any:
+    try:
+        return resolve(str(reference), path)
+    except ConfigError as error:
+        raise ArtifactError(f"the loss of this phi's tasks cannot be imported here: {error}") from error
+
+
+def with_outputs(spec: TaskSpec, outputs: int | None) -> TaskSpec:
+    """The same tasks with another number of outputs; None changes nothing."""
+    return spec if outputs is None else replace(spec, outputs=outputs)

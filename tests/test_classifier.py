@@ -1,0 +1,198 @@
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import cross_val_score
+from torch.nn import functional as F
+
+from metasearch.core.errors import ArtifactError
+from metasearch.core.values import Batch, Task, TaskSpec
+from metasearch.loaded import LoadedPhi, load
+from metasearch.testing.phi import LEARNER, stored_phi
+
+IMAGES = TaskSpec("classification", (1, 6, 6), 3, 3, 6)
+CONV4 = {**LEARNER, "model": {"type": "conv4", "filters": 4, "blocks": 2}}
+LINE = TaskSpec("regression", (1,), 1, 5, 5)
+NAMES = np.array(["owl", "cat", "dog"])
+
+
+def learned(folder: Path, **given: Any) -> LoadedPhi:
+    return load(stored_phi(folder / "phi", **given))
+
+
+def images(n: int, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).random((n, 1, 6, 6), dtype=np.float32)
+
+
+def test_probabilities_and_labels_are_those_of_the_inner_loop(tmp_path: Path) -> None:
+    phi = learned(tmp_path, learner=CONV4, spec=IMAGES)
+    support, query, codes = images(3), images(6, seed=1), torch.tensor([2, 0, 1])
+    few_shot = phi.classifier().fit(support, NAMES)
+    logits = phi.learner().adapt(phi.phi, Batch(torch.from_numpy(support)[None], codes[None]), 0)(
+        torch.from_numpy(query)[None]
+    )[0]
+    assert few_shot.classes_.tolist() == ["cat", "dog", "owl"]
+    assert np.array_equal(few_shot.predict_proba(query), logits.double().softmax(-1).numpy())
+    assert np.array_equal(few_shot.predict(query), few_shot.classes_[logits.argmax(-1).numpy()])
+
+
+def test_its_loss_and_score_are_the_query_loss_and_accuracy_of_the_search(tmp_path: Path) -> None:
+    phi = learned(tmp_path, learner=CONV4, spec=IMAGES)
+    support, query = torch.from_numpy(images(3)), torch.from_numpy(images(6, seed=1))
+    y, targets = torch.arange(3), torch.arange(6) % 3
+    task = Task(Batch(support[None], y[None]), Batch(query[None], targets[None]), np.zeros(1, np.int64))
+    inside = phi.learner().evaluate(phi.phi, task, 0, train=False, create_graph=False)
+    few_shot = phi.classifier().fit(support, y)
+    loss = F.nll_loss(torch.from_numpy(few_shot.predict_proba(query)).log(), targets)
+    assert float(loss) == pytest.approx(float(inside.query[0]), rel=1e-6)
+    assert few_shot.score(query, targets) == float(inside.metrics["accuracy"][0])
+
+
+@pytest.mark.parametrize("steps", [0, 1, 4])
+def test_the_number_of_steps_is_the_callers_choice(tmp_path: Path, steps: int) -> None:
+    phi = learned(tmp_path)
+    X = np.eye(3, 4)
+    expected = phi.adapt(X, torch.arange(3), steps)(X).double().softmax(-1).numpy()
+    assert np.array_equal(phi.classifier(steps=steps).fit(X, [0, 1, 2]).predict_proba(X), expected)
+
+
+@pytest.mark.parametrize("shape", [(6, 1, 6, 6), (6, 6, 6), (6, 36)])
+@pytest.mark.parametrize("kind", ["numpy", "torch", "uint8", "list"])
+def test_examples_come_in_several_forms_and_mean_the_same(tmp_path: Path, shape: tuple[int, ...], kind: str) -> None:
+    levels = np.random.default_rng(0).integers(0, 256, (6, 1, 6, 6)).astype(np.uint8)
+    scaled = torch.from_numpy(levels).float() * (1.0 / 255.0)
+    few_shot = learned(tmp_path, learner=CONV4, spec=IMAGES).classifier()
+    expected = few_shot.fit(scaled, [0, 1, 2, 0, 1, 2]).predict_proba(scaled)
+    forms = {"numpy": scaled.numpy(), "torch": scaled, "uint8": levels, "list": scaled.numpy()}
+    X: Any = forms[kind].reshape(shape)
+    X = X.tolist() if kind == "list" else X
+    assert np.array_equal(few_shot.fit(X, [0, 1, 2, 0, 1, 2]).predict_proba(X), expected)
+
+
+def test_unequal_shots_learn_every_class(tmp_path: Path) -> None:
+    X, y = np.eye(4), np.array(["a", "b", "b", "c"])
+    few_shot = learned(tmp_path).classifier(steps=30).fit(X, y)
+    assert few_shot.predict(X).tolist() == y.tolist()
+    assert few_shot.score(X, y) == 1.0
+
+
+@pytest.mark.parametrize("classes", [2, 4, 7])
+def test_another_number_of_classes_starts_from_a_head_of_zeros(tmp_path: Path, classes: int) -> None:
+    phi = learned(tmp_path, spec=TaskSpec("classification", (7,), 3, 3, 6))
+    X, y = np.eye(classes, 7), np.arange(classes)
+    untouched = phi.classifier(steps=0).fit(X, y).predict_proba(X)
+    assert np.array_equal(untouched, np.full((classes, classes), 1 / classes))
+    few_shot = phi.classifier(steps=40).fit(X, y)
+    assert few_shot.predict(X).tolist() == y.tolist()
+    np.testing.assert_allclose(few_shot.predict_proba(X).sum(1), 1.0, rtol=1e-12)
+    hidden = few_shot.network_.parameters["layers.0.weight"]
+    assert hidden.shape == phi.initialization()["layers.0.weight"].shape
+
+
+def test_the_same_number_of_classes_starts_from_the_learned_head(tmp_path: Path) -> None:
+    phi = learned(tmp_path)
+    X = np.eye(3, 4)
+    module = phi.network()
+    expected = module(torch.eye(3, 4)).double().softmax(-1).detach().numpy()
+    np.testing.assert_allclose(phi.classifier(steps=0).fit(X, NAMES).predict_proba(X), expected, rtol=1e-6)
+
+
+def test_equal_examples_give_equal_numbers(tmp_path: Path) -> None:
+    random = {**LEARNER, "slots": {**LEARNER["slots"], "initialization": {"type": "random"}}}
+    phi = learned(tmp_path, learner=random)
+    X = np.eye(3, 4)
+    first = phi.classifier().fit(X, NAMES).predict_proba(X)
+    torch.manual_seed(1)
+    assert np.array_equal(phi.classifier().fit(X, NAMES).predict_proba(X), first)
+
+
+def test_batch_norm_sees_all_queries_of_a_call(tmp_path: Path) -> None:
+    few_shot = learned(tmp_path, learner=CONV4, spec=IMAGES).classifier().fit(images(3), NAMES)
+    query = images(6, seed=1)
+    together, apart = few_shot.predict_proba(query)[:2], few_shot.predict_proba(query[:2])
+    assert np.abs(together - apart).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("X", "y", "message"),
+    [
+        (np.zeros((3, 5)), [0, 1, 2], r"expected X of shape \[n, 4\], got \[3, 5\]"),
+        (np.zeros(()), [0], r"expected X of shape \[n, 4\], got \[\]"),
+        (np.zeros((0, 4)), [], "at least one example in X, got none"),
+        (np.full((2, 4), np.nan), [0, 1], "finite numbers in X, got nan or inf"),
+        (np.array([["a", "b", "c", "d"]]), [0], "expected numbers in X, got an array of dtype <U1"),
+        (np.eye(4), [0, 1], r"one label for each of 4 examples, got an array of shape \[2\]"),
+        (np.eye(4), [[0], [1], [0], [1]], r"one label for each of 4 examples, got an array of shape \[4, 1\]"),
+        (np.eye(4), [1, 1, 1, 1], "at least two classes, got only"),
+        (np.eye(2, 4), [0.0, np.nan], "a label for each example, got nan"),
+    ],
+)
+def test_impossible_examples_are_refused(tmp_path: Path, X: NDArray[Any], y: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        learned(tmp_path).classifier().fit(X, y)
+
+
+def test_queries_are_checked_like_examples(tmp_path: Path) -> None:
+    few_shot = learned(tmp_path, learner=CONV4, spec=IMAGES).classifier()
+    with pytest.raises(NotFittedError, match="call fit"):
+        few_shot.predict(images(2))
+    few_shot.fit(images(3), NAMES)
+    with pytest.raises(ValueError, match=r"\[n, 1, 6, 6\] or \[n, 6, 6\] or \[n, 36\], got \[2, 7, 7\]"):
+        few_shot.predict(np.zeros((2, 7, 7)))
+
+
+def test_it_is_a_scikit_learn_estimator(tmp_path: Path) -> None:
+    phi = learned(tmp_path)
+    few_shot = phi.classifier(steps=20)
+    assert few_shot.get_params() == {"phi": phi, "steps": 20, "device": "cpu"}
+    X, y = np.concatenate([np.eye(2, 4)] * 4), np.tile(["a", "b"], 4)
+    assert cross_val_score(few_shot, X, y, cv=2).tolist() == [1.0, 1.0]
+    fresh = clone(few_shot).set_params(steps=1)
+    assert (fresh.steps, few_shot.steps) == (1, 20)
+    assert not hasattr(fresh, "classes_")
+
+
+def test_a_fitted_classifier_survives_pickling(tmp_path: Path) -> None:
+    few_shot = learned(tmp_path).classifier().fit(np.eye(3, 4), NAMES)
+    again = pickle.loads(pickle.dumps(few_shot))
+    assert np.array_equal(again.predict_proba(np.eye(4)), few_shot.predict_proba(np.eye(4)))
+
+
+def test_fitting_again_forgets_the_first_task(tmp_path: Path) -> None:
+    X = np.eye(3, 4)
+    few_shot = learned(tmp_path).classifier(steps=30).fit(X, NAMES)
+    assert few_shot.fit(X, NAMES[::-1]).predict(X).tolist() == NAMES[::-1].tolist()
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_a_regressor_gives_values_of_the_inner_loop_in_the_shape_it_was_given(tmp_path: Path, flat: bool) -> None:
+    phi = learned(tmp_path, spec=LINE)
+    x = np.linspace(-1, 1, 5)
+    y = 2 * x
+    X, values = (x, y) if flat else (x[:, None], y[:, None])
+    regressor = phi.regressor().fit(X, values)
+    expected = phi.adapt(x[:, None], y[:, None])(x[:, None]).numpy()
+    assert np.array_equal(regressor.predict(X), expected[:, 0] if flat else expected)
+    before = np.square(phi.regressor(steps=0).fit(X, values).predict(X) - values).mean()
+    assert np.square(phi.regressor(steps=3).fit(X, values).predict(X) - values).mean() < before
+
+
+def test_a_regressor_refuses_values_of_another_shape_and_what_is_not_finite(tmp_path: Path) -> None:
+    regressor = learned(tmp_path, spec=LINE).regressor()
+    with pytest.raises(ValueError, match=r"values of shape \[3, 1\], got \[2\]"):
+        regressor.fit(np.zeros(3), np.zeros(2))
+    with pytest.raises(ValueError, match="finite numbers in y"):
+        regressor.fit(np.zeros(2), [0.0, np.inf])
+
+
+def test_the_kind_of_tasks_decides_between_classifier_and_regressor(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"kind 'regression', not classification; use \.regressor"):
+        learned(tmp_path, spec=LINE).classifier()
+    with pytest.raises(ArtifactError, match=r"kind 'classification', not regression; use \.classifier"):
+        load(stored_phi(tmp_path / "other")).regressor()
