@@ -218,7 +218,7 @@ def _check(experiment: Experiment, program: ExperimentProgram) -> None:
         if experiment.takes_gradient() and not phi.tensors:
             raise UnsupportedError("searchers", "a gradient searcher needs learned tensors; no slot of the learner has any")
         if file.validation is not None:
-            program.tasks.spec(file.validation.split)
+            _check_split(program, file.validation.split, "validation")
     if not experiment.trials and file.learner is None:
         raise ConfigError("learner", "is required and was not given")
     if experiment.trials and not isinstance(evaluation, TrialEvaluation):
@@ -226,12 +226,16 @@ def _check(experiment: Experiment, program: ExperimentProgram) -> None:
     if file.scheduler is not None and not experiment.trials:
         raise UnsupportedError("scheduler", "stops training runs early; evaluations of type 'episodes' are function calls")
     if file.test is not None and not experiment.trials:
-        program.tasks.spec(file.test.split)
+        _check_split(program, file.test.split, "test")
         for entry in file.test.baselines:
             program.function(f"baseline:{entry if isinstance(entry, str) else next(iter(entry))}")
-    if experiment.space and not any(not _class_of(n, s).needs_gradient for n, s in file.searchers.items()):
-        first = next(iter(experiment.space))
-        raise UnsupportedError(first, "is a range, and no searcher takes choices; add one (optuna, random, policy)")
+
+
+def _check_split(program: ExperimentProgram, split: str, block: str) -> None:
+    try:
+        program.tasks.spec(split)
+    except ConfigError as error:
+        raise error.under(block) from None
 
 
 def _with_gradient() -> list[str]:
@@ -265,6 +269,8 @@ def _owners(file: ExperimentFile, space: Space, named: Mapping[str, str | None])
     owners: dict[str, str] = {}
     for name in space:
         owner = named.get(name) or _owner_of_slot(file, name)
+        if owner is None and not takers:
+            raise UnsupportedError(name, "is a range, and no searcher takes choices; add one (optuna, random, policy)")
         if owner is None and len(takers) != 1:
             raise ConfigError(name, f"must name its searcher (searcher: ...), since {len(takers)} take choices: {takers}")
         owners[name] = owner or takers[0]

@@ -65,8 +65,11 @@ class LoadedPhi:
     """
 
     def __init__(self, stored: StoredPhi, source: str = "", *, allow_user_code: bool = False) -> None:
-        self.phi: Phi = stored.phi
-        self.manifest: Manifest = stored.manifest
+        phi, manifest = stored.phi, stored.manifest
+        # A file of tensors has an order of its own; the manifest has that of the network.
+        tensors = {name: phi.tensors[name] for name in manifest.tensors}
+        self.phi: Phi = phi.replace(tensors=tensors, buffers={name: phi.buffers[name] for name in manifest.buffers})
+        self.manifest: Manifest = manifest
         self.source = source
         self.allow_user_code = allow_user_code
         self._learners: dict[tuple[int | None, bool], Learner] = {}

@@ -21,6 +21,12 @@ IMAGES = TaskSpec("classification", (1, 8, 8), 3, 3, 6)
 CONV4 = {**LEARNER, "model": {"type": "conv4", "filters": 4, "blocks": 2}}
 META_SGD = {**LEARNER, "slots": {**LEARNER["slots"], "learning_rates": {"type": "per_parameter", "init": 0.1}}}
 RANDOM = {**LEARNER, "slots": {**LEARNER["slots"], "initialization": {"type": "random"}}}
+PARTS = """
+from metasearch.core.registry import registry
+from metasearch.models.mlp import MLP
+
+registry("model").add("theirs", MLP)
+"""
 NETS = """
 from torch import nn
 
@@ -262,12 +268,11 @@ def test_code_of_a_user_is_imported_only_with_leave(tmp_path: Path, monkeypatch:
 def test_modules_that_the_search_imported_are_imported_only_with_leave(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = "from metasearch.core.registry import registry\nfrom metasearch.models.mlp import MLP\nregistry('model').add('theirs', MLP)\n"
-    (tmp_path / "their_parts.py").write_text(source)
+    (tmp_path / "their_parts.py").write_text(PARTS)
     monkeypatch.syspath_prepend(tmp_path)
     learner = {**LEARNER, "model": {"type": "theirs", "hidden": [8]}}
     folder = with_config(stored_phi(tmp_path / "phi"), learner=learner, imports=["their_parts"])
-    with pytest.raises(ArtifactError, match="unknown model 'theirs'.*imported their_parts; allow_user_code=True"):
+    with pytest.raises(ArtifactError, match=r"unknown model 'theirs'.*imported their_parts; allow_user_code=True"):
         load(folder).learner()
     assert "their_parts" not in sys.modules
     assert isinstance(load(folder, allow_user_code=True).network(), nn.Module)

@@ -1,7 +1,8 @@
 """What a pool of Ray actors costs: python experiments/benchmarks/actor_overhead.py
 
-Prints the time of a trivial call in the process, through one actor call by call, and through one actor with many calls in
-flight; the overhead as a share of a 20 ms evaluation; and what a second worker gains on one. Medians of alternating rounds.
+Prints the time of a trivial call in the process, through one actor call by call, and through one actor with many calls
+in flight; the overhead as a share of a 20 ms evaluation; and what a second worker gains on one. Medians of alternating
+rounds.
 """
 
 import argparse
@@ -60,7 +61,8 @@ def main() -> None:
     with Inline(Busy) as inline, Actors(Busy, 1) as one, Actors(Busy, 2) as two:
         pools = {"in the process": inline, "one actor": one, "two actors": two}
         shared = {name: pool.put(phi) for name, pool in pools.items()}
-        one.pids(), two.pids()
+        one.pids()
+        two.pids()
 
         def rounds(function: str, names: list[str], run: Callable[..., object], n: int) -> dict[str, float]:
             taken: dict[str, list[float]] = {name: [] for name in names}
@@ -77,20 +79,18 @@ def main() -> None:
         stream = rounds("trivial", both, gather, options.calls)
         busy = rounds("busy", list(pools), gather, max(20, options.calls // 5))
     ray.close()
-    here = busy["in the process"]
+    here, actor = both
     print(f"phi and gradients of {options.parameters} parameters, {os.cpu_count()} cores")
+    for name, spans in (("one by one", latency), ("in flight together", stream)):
+        print(
+            f"trivial call, {name}: {1e3 * spans[here]:.2f} ms in the process, {1e3 * spans[actor]:.2f} ms by an actor"
+        )
+    print(f"overhead of an actor's call: {1e3 * (latency[actor] - latency[here]):.2f} ms")
+    share = 100 * (busy[actor] / busy[here] - 1)
     print(
-        f"trivial call, one by one: {1e3 * latency[both[0]]:.2f} ms here, {1e3 * latency[both[1]]:.2f} ms by an actor"
+        f"20 ms evaluation: {1e3 * busy[here]:.2f} ms in the process, {1e3 * busy[actor]:.2f} ms by an actor, {share:+.1f} %"
     )
-    print(
-        f"trivial call, in flight together: {1e3 * stream[both[0]]:.2f} ms here, {1e3 * stream[both[1]]:.2f} ms by an actor"
-    )
-    print(f"overhead of an actor's call: {1e3 * (latency[both[1]] - latency[both[0]]):.2f} ms")
-    print(
-        f"20 ms evaluation: {1e3 * here:.2f} ms here, {1e3 * busy['one actor']:.2f} ms by one actor "
-        f"({100 * (busy['one actor'] / here - 1):+.1f} %)"
-    )
-    print(f"two workers over one: {busy['one actor'] / busy['two actors']:.2f} x")
+    print(f"two workers over one: {busy[actor] / busy['two actors']:.2f} x")
 
 
 if __name__ == "__main__":

@@ -190,8 +190,6 @@ def _watching() -> Iterator[Display]:
 def _ended(outcome: Outcome | Group) -> int:
     """Prints how a search ended; its exit status."""
     if hasattr(outcome, "outcomes"):
-        for one in outcome.outcomes if outcome.status != "finished" else ():
-            print_outcome(one)
         print_group(outcome)
     else:
         print_outcome(outcome)

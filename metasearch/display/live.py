@@ -227,7 +227,10 @@ class Display:
 
     def _quiet(self) -> None:
         """Our own warnings become notices; libraries are heard from errors on."""
-        logging.getLogger("metasearch").addHandler(self._notices)
+        ours = logging.getLogger("metasearch")
+        for left_over in [one for one in ours.handlers if isinstance(one, _Notices)]:
+            ours.removeHandler(left_over)  # of a display whose search raised before it could be closed
+        ours.addHandler(self._notices)
         for name in _LIBRARIES:
             logger = logging.getLogger(name)
             if logger.level == logging.NOTSET:

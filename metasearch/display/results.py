@@ -64,8 +64,8 @@ def print_results(
     _say(console, _summary(results))
     if results.get("test"):
         console.print(_table(results))
-    for line in (results.get("paper") or {}).get("differences", ()):
-        _say(console, f"  other than in the paper: {line}")
+        _say(console, "  ± is a 95 % interval over episodes")
+    _paper(console, results.get("paper") or {})
     _selected(console, results)
     console.print()
     _row(console, "phi", place(path / results.get("phi", "phi")))
@@ -130,7 +130,7 @@ def _summary(results: Mapping[str, Any]) -> str:
         count(results["evaluations"], "evaluation"),
         count(results["tasks"], "task"),
     ]
-    return f"{results['name']} {results['status']}: {', '.join(work)} in {duration(results['seconds'])}"
+    return f"{results['name']} {results['status']}: {', '.join(work)} in {duration(results['seconds'])}, test included"
 
 
 def _table(results: Mapping[str, Any]) -> Table:
@@ -146,8 +146,7 @@ def _table(results: Mapping[str, Any]) -> Table:
     if paper:
         metric = paper.get("metric", "accuracy")
         value = with_width(paper["value"], paper.get("interval"), percent=metric == "accuracy")
-        source = f" ({paper['source']})" if paper.get("source") else ""
-        table.add_row(f"paper: {paper['method']}{source}", *(value if name == metric else "" for name in metrics), "")
+        table.add_row(f"paper: {paper['method']}", *(value if name == metric else "" for name in metrics), "")
     return table
 
 
@@ -155,10 +154,16 @@ def _metrics(row: Mapping[str, Any]) -> list[str]:
     return [name for name in row if f"{name}_ci95" in row and name != "L" and name not in _COST]
 
 
+def _paper(console: Console, paper: Mapping[str, Any]) -> None:
+    if paper.get("source"):
+        _say(console, f"  the paper: {paper['source']}")
+    for line in paper.get("differences") or ():
+        _say(console, f"  other than in the paper: {line}")
+
+
 def _selected(console: Console, results: Mapping[str, Any]) -> None:
     """What phi was selected by; the choices of a search over choices."""
     selected = results.get("selected")
-    _say(console, "  ± is a 95 % interval over episodes" if results.get("test") else "")
     if not selected:
         return
     if "choices" not in selected:

@@ -1,0 +1,55 @@
+"""Several runs as one: expansion, resume, and a table with paired intervals."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metasearch.core.errors import ConfigError
+from metasearch.groups import expand, is_group, resume_group, run_group
+from records import content
+
+
+def test_seeds_and_variants_expand_to_every_combination() -> None:
+    members = expand({"name": "x", "seed": 9, "seeds": [0, 1], "variants": {"a": {}, "b": {"budget.steps": 2}}, "budget": {"steps": 1}})
+    assert list(members) == ["a-0", "a-1", "b-0", "b-1"]
+    assert [one["seed"] for one in members.values()] == [0, 1, 0, 1]
+    assert [one["budget"]["steps"] for one in members.values()] == [1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(("key", "value"), [("seeds", "0, 1"), ("variants", ["a", "b"])])
+def test_a_malformed_group_is_refused(key: str, value: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        expand({key: value})
+    assert caught.value.path == key
+
+
+def test_a_group_ends_in_one_table_with_paired_differences(tiny: dict[str, Any], tmp_path: Path) -> None:
+    tree = {
+        **tiny,
+        "budget": {"steps": 3},
+        "seeds": [0, 1, 2],
+        "variants": {"second": {}, "first": {"evaluation.estimator": "first_order"}, "same": {}},
+    }
+    group = run_group(tree, root=tmp_path)
+    assert group.status == "finished"
+    assert group.metric == "L"
+    second, first, same = group.rows
+    assert (second.difference, same.difference, same.difference_ci95) == (None, 0.0, 0.0)
+    assert first.values != second.values
+    assert first.difference == pytest.approx(first.mean - second.mean)
+    assert first.difference_ci95 is not None
+    assert first.difference_ci95 > 0
+
+
+def test_a_group_resumes_where_it_stopped(tiny: dict[str, Any], tmp_path: Path) -> None:
+    tree = {**tiny, "budget": {"steps": 3}, "seeds": [0, 1]}
+    group = run_group(tree, root=tmp_path)
+    before = content(group.path / "seed-0")
+    import shutil
+
+    shutil.rmtree(group.path / "seed-1")
+    assert is_group(group.path)
+    again = resume_group(group.path)
+    assert [row.values for row in again.rows] == [row.values for row in group.rows]
+    assert content(group.path / "seed-0")["evaluations"] == before["evaluations"]
