@@ -22,6 +22,7 @@ from metasearch.loaded import LoadedPhi, load
 from metasearch.program import Blueprint, ExperimentProgram
 from metasearch.schema import Numerics
 from metasearch.takeaway.rebuild import for_outputs, plain_config
+from metasearch.takeaway.trust import refuse_untrusted
 
 __all__ = ["evaluate"]
 
@@ -128,7 +129,7 @@ def _block(loaded: LoadedPhi, given: Any, allowed: bool) -> dict[str, Any]:
             f"this phi was learned on tasks that its manifest cannot describe ({stored!r}); say on which to measure: "
             "tasks=..."
         )
-    artifacts.refuse_user_code(stored, allow_user_code=allowed)
+    refuse_untrusted(stored, allow_user_code=allowed)
     base = {"tasks": stored if isinstance(stored, Mapping) else {"type": stored}}
     plain = plain_config(base, loaded.phi.choices)
     if given is None:

@@ -13,7 +13,9 @@ from torch.nn import functional as F
 
 from metasearch import artifacts
 from metasearch.core.errors import ArtifactError
+from metasearch.core.registry import registry
 from metasearch.core.values import Batch, TaskSpec
+from metasearch.learners.losses import squared_error
 from metasearch.loaded import LoadedPhi, load
 from metasearch.testing.phi import LEARNER, stored_phi
 
@@ -242,7 +244,7 @@ def test_a_phi_without_learned_initialization_says_so(tmp_path: Path) -> None:
     )
     with pytest.raises(ArtifactError, match=r"no learned initialization \(it holds: learning_rates\)"):
         phi.initialize(Twin())
-    with pytest.raises(ArtifactError, match="no learned initialization to write to phi.pt"):
+    with pytest.raises(ArtifactError, match=r"no learned initialization to write to phi\.pt"):
         phi.save(tmp_path / "phi.pt")
     assert phi.initialization() == {}
     assert phi.adapt(torch.eye(3, 4), [0, 1, 2])(torch.eye(3, 4)).shape == (3, 3)
@@ -269,13 +271,51 @@ def test_modules_that_the_search_imported_are_imported_only_with_leave(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "their_parts.py").write_text(PARTS)
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(registry("model"), "_entries", {**registry("model")._entries})
     learner = {**LEARNER, "model": {"type": "theirs", "hidden": [8]}}
     folder = with_config(stored_phi(tmp_path / "phi"), learner=learner, imports=["their_parts"])
     with pytest.raises(ArtifactError, match=r"unknown model 'theirs'.*imported their_parts; allow_user_code=True"):
         load(folder).learner()
     assert "their_parts" not in sys.modules
     assert isinstance(load(folder, allow_user_code=True).network(), nn.Module)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"type": "module", "factory": "metasearch.core.files:os.mkdir", "arguments": {"path": "run"}},
+        {"type": "module", "factory": "metasearch.core.registry:resolve", "arguments": {"reference": "mlp"}},
+        {"type": "their_nets:Net!"},
+        {"type": " their_nets:Net"},
+        {"type": "metasearch.nowhere:Net"},
+    ],
+)
+def test_no_spelling_of_a_reference_runs_other_code_without_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: dict[str, Any]
+) -> None:
+    (tmp_path / "their_nets.py").write_text(NETS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    phi = load(with_config(stored_phi(tmp_path / "phi"), learner={**LEARNER, "model": model}))
+    with pytest.raises(ArtifactError, match="which is no class of metasearch"):
+        phi.learner()
+    assert not (tmp_path / "run").exists()
+    assert "their_nets" not in sys.modules
+
+
+def test_a_loss_that_tasks_brought_along_is_used_again(tmp_path: Path) -> None:
+    stored = artifacts.load(stored_phi(tmp_path / "phi"))
+
+    def with_loss(loss: str) -> LoadedPhi:
+        spec = {**stored.manifest.spec, "loss": loss}
+        return LoadedPhi(artifacts.StoredPhi(stored.phi, stored.manifest.model_copy(update={"spec": spec})))
+
+    assert with_loss("metasearch.learners.losses:squared_error").spec.loss is squared_error
+    for loss in ("theirs:loss", "metasearch.learners.losses:torch.load"):
+        with pytest.raises(ArtifactError, match="allow_user_code=True"):
+            with_loss(loss).learner()
 
 
 @pytest.mark.parametrize(

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from metasearch.artifacts import Manifest, check_fits, refuse_user_code
+from metasearch.artifacts import Manifest, check_fits
 from metasearch.core.contracts import Learner
 from metasearch.core.errors import ArtifactError, ConfigError
 from metasearch.core.registry import build, resolve
 from metasearch.core.space import Space, extract, substitute
 from metasearch.core.values import Phi, TaskSpec, Tensors
 from metasearch.program import without_owners
+from metasearch.takeaway.trust import refuse_untrusted
 
 __all__ = ["build_learner", "for_outputs", "plain_config", "spec_of", "with_outputs"]
 
 _INITIALIZATION = "initialization."
+_LOSSES = "metasearch.learners.losses:"
 
 
 def spec_of(manifest: Manifest, *, allow_user_code: bool = False) -> TaskSpec:
@@ -36,14 +40,13 @@ def spec_of(manifest: Manifest, *, allow_user_code: bool = False) -> TaskSpec:
             f"the manifest of this phi does not say what its tasks look like (no {', '.join(missing)} in spec), so its "
             "learner cannot be built; its tensors are in .phi"
         )
-    refuse_user_code(given, allow_user_code=allow_user_code)
     return TaskSpec(
         kind=str(given["kind"]),
         input_shape=tuple(int(size) for size in given["input_shape"]),
         outputs=int(given["outputs"]),
         support=int(given.get("support", 0)),
         query=int(given.get("query", 0)),
-        loss=_own("spec.loss", given["loss"]) if given.get("loss") else None,
+        loss=_loss(str(given["loss"]), allow_user_code) if given.get("loss") else None,
     )
 
 
@@ -77,11 +80,13 @@ def build_learner(
             f"the manifest of this phi describes no learner (learner: {block!r}); its tensors are in .phi"
         )
     _refuse_objects(block)
-    refuse_user_code(block, allow_user_code=allow_user_code)
+    refuse_untrusted(block, allow_user_code=allow_user_code)
     imports = [str(module) for module in manifest.config.get("imports") or ()]
     try:
-        for module in imports if allow_user_code else ():
-            resolve(f"{module}:__name__", "imports")
+        if allow_user_code:
+            _reach_working_directory()
+            for module in imports:
+                resolve(f"{module}:__name__", "imports")
         given = plain_config({"learner": block}, choices)["learner"]
         own = {name.removeprefix("learner."): value for name, value in choices.items() if name.startswith("learner.")}
         return build("learner", without_owners(given), "learner", spec=spec, choices=own)
@@ -168,9 +173,19 @@ def _refuse_objects(value: Any, path: str = "learner") -> None:
             _refuse_objects(one, f"{path}.{index}")
 
 
-def _own(path: str, reference: Any) -> Any:
+def _reach_working_directory() -> None:
+    """Lets modules beside the caller be imported, as a search does; an installed command does not look there."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+
+
+def _loss(reference: str, allow_user_code: bool) -> Any:
+    """The loss that tasks brought along; metasearch's own are known without leave."""
+    if not reference.startswith(_LOSSES) or "." in reference.removeprefix(_LOSSES):
+        refuse_untrusted(reference, allow_user_code=allow_user_code)
     try:
-        return resolve(str(reference), path)
+        return resolve(reference, "spec.loss")
     except ConfigError as error:
         raise ArtifactError(f"the loss of this phi's tasks cannot be imported here: {error}") from error
 
