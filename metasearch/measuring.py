@@ -21,7 +21,7 @@ from metasearch.heldout import HeldOut
 from metasearch.loaded import LoadedPhi, load
 from metasearch.program import Blueprint, ExperimentProgram
 from metasearch.schema import Numerics
-from metasearch.takeaway.rebuild import for_outputs, plain_config
+from metasearch.takeaway.rebuild import for_outputs, plain_config, trusted_block
 from metasearch.takeaway.trust import refuse_untrusted
 
 __all__ = ["evaluate"]
@@ -68,14 +68,16 @@ def evaluate(
         ConfigError: if there are no such tasks.
     """
     loaded = phi if isinstance(phi, LoadedPhi) else load(phi, allow_user_code=allow_user_code, runs=runs)
-    allowed = allow_user_code or loaded.allow_user_code
+    if allow_user_code and not loaded.allow_user_code:
+        loaded = LoadedPhi(artifacts.StoredPhi(loaded.phi, loaded.manifest), loaded.source, allow_user_code=True)
+    learner_block = _learner(loaded, steps)
     numerics = {**(loaded.manifest.config.get("numerics") or {}), "device": device, "compile": "never"}
-    measured = _OneSplit(_tasks(loaded, tasks, numerics, device, allowed), split)
+    measured = _OneSplit(_tasks(loaded, tasks, numerics, device), split)
     spec = measured.spec(split)
     stored = loaded.manifest.config.get("test") or {}
     tree = {
         "tasks": measured,
-        "learner": _learner(loaded, steps, allowed),
+        "learner": learner_block,
         "numerics": numerics,
         "budget": {"steps": 1},
         "test": {"episodes": episodes, "split": split, "shard": shard or stored.get("shard", 25)},
@@ -102,16 +104,16 @@ class _OneSplit:
         return self._tasks.sample(split, seeds)
 
 
-def _tasks(loaded: LoadedPhi, given: Any, numerics: Mapping[str, Any], device: str, allowed: bool) -> TaskDistribution:
+def _tasks(loaded: LoadedPhi, given: Any, numerics: Mapping[str, Any], device: str) -> TaskDistribution:
     """The distribution to measure on."""
     if hasattr(given, "sample") and hasattr(given, "spec"):
         return given
-    block = _block(loaded, given, allowed)
+    block = _block(loaded, given)
     dtype = getattr(torch, Numerics.model_validate(numerics).dtype)
     return build("task", block, "tasks", device=device, dtype=dtype)
 
 
-def _block(loaded: LoadedPhi, given: Any, allowed: bool) -> dict[str, Any]:
+def _block(loaded: LoadedPhi, given: Any) -> dict[str, Any]:
     """The ``tasks`` block: the caller's own, or that of the search with the caller's overrides."""
     if isinstance(given, str | Path):
         tree = read(given)
@@ -129,7 +131,7 @@ def _block(loaded: LoadedPhi, given: Any, allowed: bool) -> dict[str, Any]:
             f"this phi was learned on tasks that its manifest cannot describe ({stored!r}); say on which to measure: "
             "tasks=..."
         )
-    refuse_untrusted(stored, allow_user_code=allowed)
+    refuse_untrusted(stored, allow_user_code=loaded.allow_user_code)
     base = {"tasks": stored if isinstance(stored, Mapping) else {"type": stored}}
     plain = plain_config(base, loaded.phi.choices)
     if given is None:
@@ -139,15 +141,15 @@ def _block(loaded: LoadedPhi, given: Any, allowed: bool) -> dict[str, Any]:
     return dict(override(plain, [f"tasks.{one.removeprefix('tasks.')}" for one in given])["tasks"])
 
 
-def _learner(loaded: LoadedPhi, steps: int | None, allowed: bool) -> Any:
+def _learner(loaded: LoadedPhi, steps: int | None) -> Any:
     """The learner's block, with the number of inner steps that is asked for."""
-    loaded.learner(allow_user_code=allowed)  # refuses what may not be imported or cannot be built
-    block = plain_config({"learner": loaded.manifest.config["learner"]}, loaded.phi.choices)["learner"]
+    block = trusted_block(loaded.manifest, allow_user_code=loaded.allow_user_code)
+    block = plain_config({"learner": block}, loaded.phi.choices)["learner"]
     if steps is None:
         return block
-    present = block.get("steps", 1) if isinstance(block, Mapping) else 1
+    present = block.get("steps", 1)
     train = present["train"] if isinstance(present, Mapping) else present
-    return {**(block if isinstance(block, Mapping) else {"type": block}), "steps": {"train": train, "test": steps}}
+    return {**block, "steps": {"train": train, "test": steps}}
 
 
 def _fitting(loaded: LoadedPhi, program: ExperimentProgram, spec: TaskSpec) -> Phi:

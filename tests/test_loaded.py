@@ -287,22 +287,22 @@ def test_modules_that_the_search_imported_are_imported_only_with_leave(
     [
         {"type": "module", "factory": "metasearch.core.files:os.mkdir", "arguments": {"path": "run"}},
         {"type": "module", "factory": "metasearch.core.registry:resolve", "arguments": {"reference": "mlp"}},
-        {"type": "their_nets:Net!"},
-        {"type": " their_nets:Net"},
+        {"type": "their_trap:Net!"},
+        {"type": " their_trap:Net"},
         {"type": "metasearch.nowhere:Net"},
     ],
 )
 def test_no_spelling_of_a_reference_runs_other_code_without_leave(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: dict[str, Any]
 ) -> None:
-    (tmp_path / "their_nets.py").write_text(NETS)
+    (tmp_path / "their_trap.py").write_text(NETS)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     phi = load(with_config(stored_phi(tmp_path / "phi"), learner={**LEARNER, "model": model}))
     with pytest.raises(ArtifactError, match="which is no class of metasearch"):
         phi.learner()
     assert not (tmp_path / "run").exists()
-    assert "their_nets" not in sys.modules
+    assert "their_trap" not in sys.modules
 
 
 def test_a_loss_that_tasks_brought_along_is_used_again(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import metasearch as ms
 from metasearch.core.errors import ArtifactError, ConfigError
@@ -10,6 +12,7 @@ from metasearch.core.values import TaskSpec
 from metasearch.experiment import resolve
 from metasearch.loaded import load
 from metasearch.running import run
+from metasearch.tasks.sinusoid import Sinusoid
 from metasearch.testing.phi import LEARNER, stored_phi
 
 SINUSOID = {"type": "sinusoid", "shots": 5, "queries": 5}
@@ -98,6 +101,27 @@ def test_another_number_of_classes_is_measured_from_a_head_of_zeros(tmp_path: Pa
     measured = ms.evaluate(phi, tasks=few_shot(5), episodes=4, steps=0)
     assert measured["L"] == pytest.approx(np.log(5), rel=1e-6)
     assert measured["outputs"] == 5
+
+
+class Absolute:
+    """Sinusoids judged by the absolute error."""
+
+    def __init__(self) -> None:
+        self._tasks = Sinusoid(Sinusoid.Config(shots=5, queries=5))
+
+    def spec(self, split: str) -> TaskSpec:
+        return dataclasses.replace(self._tasks.spec(split), kind="robust", loss=lambda a, b: (a - b).abs().mean(-1))
+
+    def sample(self, split: str, seeds: NDArray[np.int64]) -> ms.Task:
+        return self._tasks.sample(split, seeds)
+
+
+def test_tasks_bring_the_loss_that_a_manifest_does_not_hold(tmp_path: Path) -> None:
+    phi = stored_phi(tmp_path / "phi", learner=SLOW, spec=Absolute().spec("train"))
+    absolute = ms.evaluate(phi, tasks=Absolute(), episodes=4, steps=0)["L"]
+    line = stored_phi(tmp_path / "line", learner=SLOW, spec=LINE)
+    squared = ms.evaluate(line, tasks=SINUSOID, episodes=4, steps=0)["L"]
+    assert 0 < absolute < squared
 
 
 def test_tasks_of_another_kind_or_size_are_refused(tmp_path: Path) -> None:

@@ -21,10 +21,11 @@ _SEARCH_COLUMNS = ("run", "status", "steps", "evaluations", "best by validation"
 
 
 def runs(given: Namespace) -> int:
-    """``metasearch runs``: newest last."""
+    """``metasearch runs``: newest last, those of groups (seeds, variants) after the others."""
     from metasearch.tracking.runs import list_runs
 
-    found = list_runs(given.runs)
+    groups = sorted(path.parent for path in Path(given.runs).glob("*/group.json"))
+    found = [*list_runs(given.runs), *(one for group in groups for one in list_runs(group))]
     if not found:
         print(f"no runs in {given.runs}; start one with: metasearch run FILE")
         return 0
@@ -32,7 +33,7 @@ def runs(given: Namespace) -> int:
     for one in found:
         began = "" if one.started is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(one.started))
         table.add_row(
-            one.path.name,
+            str(one.path.relative_to(Path(given.runs).absolute())),
             one.status,
             f"{one.steps:,}",
             f"{one.evaluations:,}",

@@ -44,7 +44,8 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         import metasearch
 
-        parser.exit(message=f"metasearch {metasearch.__version__}\n")
+        print(f"metasearch {metasearch.__version__}")
+        parser.exit()
 
 
 def _searching(commands: Any) -> None:

@@ -64,7 +64,7 @@ def with_width(value: float, width: float | None, *, percent: bool) -> str:
         return (f"{value:.2f}" if percent else number(value)) + unit
     if percent:
         return f"{value:.2f} % ± {width:.2f} %"
-    if width <= 0 or not math.isfinite(value):
+    if width <= 0 or not math.isfinite(value) or abs(value) >= 1e7:
         return f"{number(value)} ± {number(width)}"
     digits = max(0, 1 - math.floor(math.log10(width)))
     return f"{value:.{digits}f} ± {width:.{digits}f}" if digits <= 8 else f"{value:.4g} ± {width:.2g}"

@@ -23,6 +23,9 @@ from metasearch.display.progress import Progress
 __all__ = ["Display"]
 
 _LINE_S = 10.0
+_TROUBLES = 5
+"""So many evaluations that went wrong have a notice each."""
+
 _LIBRARIES = ("ray", "mlflow", "alembic", "optuna")
 
 
@@ -134,8 +137,11 @@ class Display:
             return f"{name}: {headline(record)} ({count(record['episodes'], 'episode')}, {duration(record['seconds'])})"
         if kind == "event" and record["event"] == "shard":
             return f"note: out of memory; going on with {count(record['detail']['to'], 'task')} in a shard"
-        if kind == "evaluation" and record["status"] != "ok":
-            return f"note: {_trouble(record)}"
+        if kind == "evaluation" and record["status"] != "ok" and progress.troubled <= _TROUBLES + 1:
+            shown = progress.troubled <= _TROUBLES
+            return (
+                f"note: {_trouble(record)}" if shown else "note: further ones are counted only; the report lists them"
+            )
         due = time.monotonic() - self._said >= self._every_s
         if not self.live and due and kind == "evaluation":
             return ", ".join(part for part in (self._steps(), self._loss(), self._speed(), self._left()) if part)
@@ -156,6 +162,10 @@ class Display:
                 ("L(φ)", self._loss().removeprefix("L ") or "no evaluation yet"),
                 ("validation", self._validation()),
                 ("training", "" if progress.report is None else _report(progress.report)),
+                (
+                    "trouble",
+                    f"{count(progress.troubled, 'evaluation')} diverged or failed" if progress.troubled else "",
+                ),
                 ("speed", self._speed()),
                 ("time", f"{duration(self._driven())} so far" + (f", {left}" if (left := self._left()) else "")),
                 ("now", self._phase),

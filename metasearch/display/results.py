@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,9 @@ from rich.text import Text
 from metasearch.display.figures import count, duration, figure, place, with_width
 
 __all__ = ["print_group", "print_outcome", "print_results", "reuse_lines"]
+
+_LONGEST_URL = 1000
+"""The page that compares runs has all of them in its address, which fills a screen."""
 
 _COST = ("parameters", "seconds", "episodes")
 
@@ -110,17 +113,14 @@ def print_group(group: Any, console: Console | None = None) -> None:
         _say(console, f"{group.path.name}: {group.status}; go on with")
         _say(console, f"    metasearch resume {place(group.path)}")
         return
-    table = _grid("variant", f"test {group.metric}", "seeds", "difference to the first")
+    several = len(group.rows) > 1
+    table = _grid("variant", f"test {group.metric}", "seeds", *(["difference to the first"] if several else []))
     for row in group.rows:
         apart = "" if row.difference is None else figure(group.metric, row.difference, row.difference_ci95)
-        table.add_row(
-            row.variant or "all",
-            figure(group.metric, row.mean, row.ci95 if len(row.values) > 1 else None),
-            str(len(row.values)),
-            apart,
-        )
+        value = figure(group.metric, row.mean, row.ci95 if len(row.values) > 1 else None)
+        table.add_row(row.variant, value, str(len(row.values)), *([apart] if several else []))
     console.print(table)
-    _say(console, "  ± is a 95 % interval over seeds; differences are paired by seed")
+    _say(console, "  ± is a 95 % interval over seeds" + ("; differences are paired by seed" if several else ""))
     _row(console, "runs", place(group.path))
 
 
@@ -186,7 +186,8 @@ def _pages(console: Console, urls: Mapping[str, str]) -> None:
     pages = {name: url for name, url in urls.items() if name != "serve"}
     titles = {"run": "MLflow", "trials": "  all runs", "compare": "  compared"}
     for name, url in pages.items():
-        _row(console, titles.get(name, f"  {name}"), url)
+        shown = url if len(url) <= _LONGEST_URL else "select runs on that page, then Compare"
+        _row(console, titles.get(name, f"  {name}"), shown)
     if pages and "serve" in urls:
         _row(console, "", "(these pages are there while `metasearch ui` runs)")
 
@@ -203,8 +204,7 @@ def _say(console: Console, text: str) -> None:
 
 def _grid(first: str, *others: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=True)
-    table.add_column(first, overflow="fold")
-    columns: Sequence[str] = others
-    for name in columns:
+    table.add_column(first, overflow="fold", min_width=20)
+    for name in others:
         table.add_column(name, justify="right", no_wrap=True)
     return table

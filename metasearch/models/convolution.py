@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from metasearch.models.axes import merged, split
 from metasearch.models.product import product
 
 __all__ = ["conv2d"]
@@ -58,7 +59,7 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int
     y = product(patches, _Pack.apply(weight))
     if bias is not None:
         y = y + bias.unsqueeze(1)
-    return y.reshape(tasks, n, rows, columns, outputs)
+    return split(y, tasks, n, rows, columns, outputs)
 
 
 def _size(pixels: int, geometry: Geometry) -> int:
@@ -71,7 +72,8 @@ def _unfold(x: Tensor, geometry: Geometry) -> Tensor:
     kernel, stride, padding = geometry
     padded = F.pad(x, (0, 0, padding, padding, padding, padding)) if padding else x
     windows = padded.unfold(2, kernel, stride).unfold(3, kernel, stride)  # [T, n, H', W', C, k, k], a view
-    return windows.permute(0, 1, 2, 3, 5, 6, 4).reshape(x.shape[0], -1, kernel * kernel * x.shape[-1])
+    tasks, n, rows, columns, channels = windows.shape[:5]
+    return merged(windows.permute(0, 1, 2, 3, 5, 6, 4), tasks, n * rows * columns, kernel * kernel * channels)
 
 
 def _fold(patches: Tensor, shape: tuple[int, ...], geometry: Geometry) -> Tensor:
@@ -95,7 +97,7 @@ def _fold(patches: Tensor, shape: tuple[int, ...], geometry: Geometry) -> Tensor
         for j in range(reach)
     ]
     blocks = functools.reduce(torch.add, shifted)  # [T, n, tall, wide, s, s, C]
-    image = blocks.permute(0, 1, 2, 4, 3, 5, 6).reshape(tasks, n, tall * stride, wide * stride, channels)
+    image = merged(blocks.permute(0, 1, 2, 4, 3, 5, 6), tasks, n, tall * stride, wide * stride, channels)
     return image[:, :, padding : padding + height, padding : padding + width]
 
 

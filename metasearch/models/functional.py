@@ -48,12 +48,11 @@ def batch_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = No
 
     Reference: Ioffe and Szegedy 2015, arXiv 1502.03167, Algorithm 1.
     """
-    y = normalize(x.flatten(1, -2), eps)
+    y = normalize(x, eps)
+    shape = (x.shape[0], *(1,) * (x.dim() - 2), x.shape[-1])
     if weight is not None:
-        y = y * weight.unsqueeze(1)
-    if bias is not None:
-        y = y + bias.unsqueeze(1)
-    return y.reshape(x.shape)
+        y = y * weight.reshape(shape)
+    return y if bias is None else y + bias.reshape(shape)
 
 
 def max_pool2d(x: Tensor, kernel: int = 2) -> Tensor:

@@ -10,6 +10,7 @@ activations a few times only; what autograd derives from the formula of ``z`` pa
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -19,25 +20,29 @@ __all__ = ["normalize"]
 
 
 def normalize(x: Tensor, eps: float) -> Tensor:
-    """``(x - mean) / sqrt(var + eps)`` over the rows of each task, with the biased variance.
+    """``(x - mean) / sqrt(var + eps)`` over all axes between the first and the last, with the biased variance.
 
     Args:
-        x: ``[T, rows, C]``.
+        x: ``[T, ..., C]``.
         eps: added to the variance.
 
     Returns:
-        ``[T, rows, C]``.
+        The shape of ``x``.
     """
     z: Tensor = _Normalize.apply(x, eps)[0]
     return z
 
 
 def _mean(x: Tensor) -> Tensor:
-    return x.mean(1, keepdim=True)
+    return x.mean(tuple(range(1, x.dim() - 1)), keepdim=True)
+
+
+def _count(x: Tensor) -> int:
+    return math.prod(x.shape[1:-1])
 
 
 class _Normalize(torch.autograd.Function):
-    """``x -> z [T, rows, C], r [T, 1, C]``."""
+    """``x -> z [T, ..., C], r [T, 1 ..., C]``."""
 
     @staticmethod
     def forward(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:  # type: ignore[override]
@@ -55,7 +60,7 @@ class _Normalize(torch.autograd.Function):
         z, r = ctx.saved_tensors
         gradient = None if gz is None else _Project.apply(gz, z, r)
         if gr is not None:  # dr = -r^2 mean(z dx)
-            through_r = z * (gr * r * r * (-1.0 / z.shape[1]))
+            through_r = z * (gr * r * r * (-1.0 / _count(z)))
             gradient = through_r if gradient is None else gradient + through_r
         return gradient, None
 
@@ -76,5 +81,5 @@ class _Project(torch.autograd.Function):
         g, z, r = ctx.saved_tensors
         along_g, along_u = _mean(g * z), _mean(u * z)
         for_z = (u * along_g + g * along_u) * -r
-        for_r = (_mean(u * g) - _mean(u) * _mean(g) - along_u * along_g) * z.shape[1]
+        for_r = (_mean(u * g) - _mean(u) * _mean(g) - along_u * along_g) * _count(z)
         return _Project.apply(u, z, r), for_z, for_r

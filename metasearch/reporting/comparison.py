@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from metasearch.reporting import page
 from metasearch.reporting.history import History, number
 from metasearch.reporting.numbers import NONE, duration, figure, heading, paired_ci95, plain
-from metasearch.reporting.tables import dotted
+from metasearch.reporting.tables import dotted, short_names
 
 __all__ = ["Comparison", "Difference", "Row", "compare"]
 
@@ -21,6 +22,9 @@ _NOT_SETTINGS = ("seed", "seeds", "variants", "name", "description", "paper", "t
 """What may differ between runs of one variant."""
 
 _ABSENT = "(not set)"
+
+_SHORT = re.compile(r"-\d{8}-\d{6}-([0-9a-f]{6})$")
+"""The short id at the end of a run's id."""
 
 
 @dataclass(frozen=True)
@@ -92,12 +96,12 @@ class Comparison:
     def html(self) -> str:
         """A page of its own, in the look of a run's report."""
         headers, cells = self._runs()
-        words = 3 + len(self._settings())
+        words = 4 + len(self._settings())
         parts = [page.section("Runs", page.table(headers, cells, text_columns=words))]
         if self.differences:
             headers, cells = self._paired()
             note = page.Markup(f'<p class="quiet">{page.escape(_ABOUT)}</p>')
-            parts.append(page.section("Differences", page.table(headers, cells, text_columns=2), note))
+            parts.append(page.section("Differences", page.table(headers, cells, text_columns=3), note))
         heading_ = page.Markup(f"<h1>{len(self.rows)} runs compared</h1>")
         return page.document("Comparison of runs – metasearch", heading_, *parts)
 
@@ -107,12 +111,12 @@ class Comparison:
     def _runs(self) -> tuple[list[str], list[list[str]]]:
         settings = self._settings()
         names = _ordered(name for row in self.rows for name in row.figures)
-        several = len({row.name for row in self.rows}) > 1
-        headers = ["run", *(["name"] if several else []), "status", *settings, "seed", "steps", "time"]
+        short = short_names(settings)
+        headers = ["run", "name", "status", *short.values(), "seed", "steps", "time"]
         cells = [
             [
-                row.run,
-                *([row.name] if several else []),
+                row.run if (found := _SHORT.search(row.run)) is None else found[1],
+                row.name,
                 row.status,
                 *(_value(row.differs[key]) for key in settings),
                 str(row.seed),
@@ -155,12 +159,18 @@ def compare(runs: Sequence[Path]) -> Comparison:
     if not runs:
         raise ValueError("expected at least one run to compare, got none; give run directories")
     histories = [History(run) for run in runs]
-    settings = [dotted({k: v for k, v in one.config.items() if k not in _NOT_SETTINGS}) for one in histories]
+    settings = [_settings(one.config) for one in histories]
     keys = [key for key in dict.fromkeys(key for one in settings for key in one) if _varies(key, settings)]
     differing = [{key: one.get(key, _ABSENT) for key in keys} for one in settings]
     variants = _variants(histories, differing)
     rows = tuple(_row(*each) for each in zip(histories, differing, variants, strict=True))
     return Comparison(rows, tuple(_differences(rows)))
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What may make a difference, by dotted key; an empty block says nothing that its absence does not."""
+    flat = dotted({key: value for key, value in config.items() if key not in _NOT_SETTINGS})
+    return {key: value for key, value in flat.items() if value != {}}
 
 
 def _varies(key: str, settings: Sequence[Mapping[str, Any]]) -> bool:
@@ -173,7 +183,8 @@ def _variants(histories: Sequence[History], differing: Sequence[Mapping[str, Any
     names = [one.name for one in histories]
     if len(set(zip(groups, names, strict=True))) == len(set(groups)) == len(set(names)):
         return names
-    return [", ".join(f"{key}={_value(value)}" for key, value in one.items()) or "same" for one in differing]
+    short = short_names(list(differing[0]))
+    return [", ".join(f"{short[key]}={_value(value)}" for key, value in one.items()) or "same" for one in differing]
 
 
 def _row(history: History, differs: Mapping[str, Any], variant: str) -> Row:

@@ -53,7 +53,7 @@ def gradient_norm(history: History) -> Figure:
     series = history.evaluations
     _trace(axes, series.step, _drawable(series.values["gradient norm"]), "gradient norm")
     _axis_x(axes, "steps", series)
-    _limits(axes, [series.values["gradient norm"]])
+    _limits(axes, [_drawable(series.values["gradient norm"])])
     axes.set_ylabel("‖∇L(φ)‖₂")
     _bad(axes, series.step[history.bad])
     _legend(result, [axes])
@@ -140,7 +140,7 @@ def _panel(axes: Axes, history: History, axis: str, name: str) -> None:
         axes.axhline(value, color=GUIDE, lw=1.2, ls=(0, (5, 3)), label="published (test)")
         shown.append(np.array([value]))
     _resumes(axes, history, axis)
-    _axis_x(axes, axis, train)
+    _axis_x(axes, axis, train, held_out)
     _limits(axes, shown, linear=is_share(name))
     axes.set_ylabel("L(φ), query loss" if name == "L" else heading(name))
 
@@ -202,12 +202,16 @@ def _resumes(axes: Axes, history: History, axis: str) -> None:
             label = None
 
 
-def _axis_x(axes: Axes, axis: str, series: Series) -> None:
+def _axis_x(axes: Axes, axis: str, series: Series, *others: Series) -> None:
+    """Labels and limits; panels side by side have the same, whatever each of them shows."""
     unit = {1.0: "s", 60.0: "min", 3600.0: "h"}[_unit(series)]
     axes.set_xlabel(_AXES.get(axis, f"time of driving ({unit})"))
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=axis != "seconds"))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10], integer=axis != "seconds"))
     axes.xaxis.set_major_formatter(thousands())
-    axes.margins(x=0.02)
+    places = np.concatenate([_scaled(one.along(axis), axis, series) for one in (series, *others)])
+    if len(places) and places.max() > places.min():
+        room = 0.02 * (places.max() - places.min())
+        axes.set_xlim(places.min() - room, places.max() + room)
 
 
 def _limits(axes: Axes, shown: Sequence[Array], *, linear: bool = False, best: bool = False) -> None:
@@ -220,13 +224,20 @@ def _limits(axes: Axes, shown: Sequence[Array], *, linear: bool = False, best: b
         best: only low values matter (the worst fifth of proposals may lie outside).
     """
     values = np.concatenate(shown) if shown else np.zeros(0)
-    values = values[np.isfinite(values) & (np.abs(values) < _HUGE)]
+    values = values[np.isfinite(values)]
     if not len(values):
         return
-    low = float(values.min()) if best else float(np.percentile(values, 0.5 if len(values) > 50 else 0))
-    high = float(np.percentile(values, (80 if best else 99.0) if len(values) > 20 else 100))
+    low, high = float(values.min()), float(values.max())
+    if best:
+        high = float(np.percentile(values, 80)) if len(values) > 20 else high
+    elif len(values) > 20:
+        # Methods that pick a value, since one between a usual and an extreme value would be extreme, too.
+        bottom = float(np.percentile(values, 1, method="higher"))
+        top = float(np.percentile(values, 99, method="lower"))
+        low, high = max(low, bottom - (top - bottom)), min(high, top + (top - bottom))
     high = high if high > low else low + max(abs(low), 1e-12) * 0.1
     if not linear and low > 0 and high / low > 30:
+        low = max(low, 1e-12 * high)
         log_scale(axes, "y", low, high)
         room = (high / low) ** 0.06
         axes.set_ylim(low / room, high * room)
@@ -236,7 +247,8 @@ def _limits(axes: Axes, shown: Sequence[Array], *, linear: bool = False, best: b
 
 
 def _drawable(values: Array) -> Array:
-    return np.where(np.isfinite(values) & (np.abs(values) < _HUGE), values, np.nan)
+    shown = np.where(np.isfinite(values) & (np.abs(values) < _HUGE), values, np.nan)
+    return np.where(np.abs(shown) < 1 / _HUGE, 0.0, shown)
 
 
 def _scaled(x: Array, axis: str, series: Series) -> Array:

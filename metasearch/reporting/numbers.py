@@ -67,7 +67,7 @@ def duration(seconds: float) -> str:
     """A time span in the two largest units.
 
     >>> duration(5025), duration(12.34), duration(90)
-    ('1 h 24 min', '12.3 s', '1 min 30 s')
+    ('1 h 23 min', '12.3 s', '1 min 30 s')
     """
     if not math.isfinite(seconds):
         return NONE

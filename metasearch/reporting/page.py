@@ -22,6 +22,10 @@ __all__ = [
 ]
 
 
+_SHORT = 32
+"""Characters of a text that stays on one line of its cell."""
+
+
 class Markup(str):
     """Text that is HTML already."""
 
@@ -63,8 +67,11 @@ def table(
     """
 
     def cells(row: Sequence[object], tag: str) -> str:
-        words = len(row) - 1 if last_is_text else len(row)
-        kinds = [' class="number"' if text_columns <= index < words else "" for index in range(len(row))]
+        end = len(row) - 1 if last_is_text else len(row)
+        kinds = [
+            ' class="number"' if text_columns <= index < end else "" if len(str(cell)) > _SHORT else ' class="short"'
+            for index, cell in enumerate(row)
+        ]
         return "".join(f"<{tag}{kind}>{escape(cell)}</{tag}>" for kind, cell in zip(kinds, row, strict=True))
 
     marks = [f' class="{mark}"' if mark else "" for mark in (marked or [""] * len(rows))]

@@ -224,7 +224,8 @@ def _phi(history: History) -> Markup:
 
 
 def _repeat(history: History) -> list[object]:
-    commands = [f"metasearch run {shlex.quote(str(history.path.name))}/config.yaml"]
+    config_path = f"{history.path.parent.name}/{history.path.name}/config.yaml"
+    commands = [f"metasearch run {shlex.quote(config_path)}"]
     if command := history.results.get("command") or history.start.get("command"):
         commands.insert(0, f"{command}    # as it was started")
     if history.evaluations.step.size:

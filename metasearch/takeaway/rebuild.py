@@ -21,7 +21,7 @@ from metasearch.core.values import Phi, TaskSpec, Tensors
 from metasearch.program import without_owners
 from metasearch.takeaway.trust import refuse_untrusted
 
-__all__ = ["build_learner", "for_outputs", "plain_config", "spec_of", "with_outputs"]
+__all__ = ["build_learner", "for_outputs", "plain_config", "spec_of", "trusted_block", "with_outputs"]
 
 _INITIALIZATION = "initialization."
 _LOSSES = "metasearch.learners.losses:"
@@ -57,6 +57,28 @@ def plain_config(tree: Mapping[str, Any], choices: Mapping[str, Any]) -> dict[st
     return dict(substitute(template, {**example, **choices}))
 
 
+def trusted_block(manifest: Manifest, *, allow_user_code: bool = False) -> Mapping[str, Any]:
+    """The learner's block of a manifest, once it is known that it may be built; with leave, imports as the search did.
+
+    Raises:
+        ArtifactError: if there is none, it was given as an object, or needs a user's code without leave to import it.
+    """
+    block = manifest.config.get("learner")
+    if isinstance(block, str):
+        block = {"type": block}
+    if not isinstance(block, Mapping):
+        raise ArtifactError(
+            f"the manifest of this phi describes no learner (learner: {block!r}); its tensors are in .phi"
+        )
+    _refuse_objects(block)
+    refuse_untrusted(block, allow_user_code=allow_user_code)
+    if allow_user_code:
+        _reach_working_directory()
+        for module in manifest.config.get("imports") or ():
+            _imported(str(module))
+    return block
+
+
 def build_learner(
     manifest: Manifest, choices: Mapping[str, Any], spec: TaskSpec, *, allow_user_code: bool = False
 ) -> Learner:
@@ -72,31 +94,17 @@ def build_learner(
         ArtifactError: if it needs a user's code without leave to import it, was given as an object, or cannot be built
             here.
     """
-    block = manifest.config.get("learner")
-    if isinstance(block, str):
-        block = {"type": block}
-    if not isinstance(block, Mapping):
-        raise ArtifactError(
-            f"the manifest of this phi describes no learner (learner: {block!r}); its tensors are in .phi"
-        )
-    _refuse_objects(block)
-    refuse_untrusted(block, allow_user_code=allow_user_code)
-    imports = [str(module) for module in manifest.config.get("imports") or ()]
+    block = trusted_block(manifest, allow_user_code=allow_user_code)
     try:
-        if allow_user_code:
-            _reach_working_directory()
-            for module in imports:
-                resolve(f"{module}:__name__", "imports")
         given = plain_config({"learner": block}, choices)["learner"]
         own = {name.removeprefix("learner."): value for name, value in choices.items() if name.startswith("learner.")}
         return build("learner", without_owners(given), "learner", spec=spec, choices=own)
     except ConfigError as error:
-        hint = (
-            ""
-            if allow_user_code or not imports
-            else f" (its search imported {', '.join(imports)}; allow_user_code=True does so, too)"
-        )
-        raise ArtifactError(f"the learner of this phi cannot be built here: {error}{hint}") from error
+        imports = manifest.config.get("imports")
+        hint = f" (its search imported {', '.join(imports)}; allow_user_code=True does so, too)" if imports else ""
+        raise ArtifactError(
+            f"the learner of this phi cannot be built here: {error}{'' if allow_user_code else hint}"
+        ) from error
 
 
 def for_outputs(phi: Phi, learned: Learner, wanted: Learner) -> Phi:
@@ -178,6 +186,13 @@ def _reach_working_directory() -> None:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
+
+
+def _imported(module: str) -> None:
+    try:
+        resolve(f"{module}:__name__", "imports")
+    except ConfigError as error:
+        raise ArtifactError(f"the search of this phi imported {module}, which is not found here: {error}") from error
 
 
 def _loss(reference: str, allow_user_code: bool) -> Any:

@@ -1,4 +1,4 @@
-"""What a stored configuration may build without leave: parts of metasearch itself, and nothing that it merely imports."""
+"""What a stored configuration may build without leave: metasearch's own parts, and nothing that it merely imports."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def refuse_untrusted(config: Any, *, allow_user_code: bool) -> None:
         module, colon, _ = text.partition(":")
         if colon and (module.partition(".")[0] != "metasearch" or not _own_class(text)):
             raise ArtifactError(
-                f"this phi names {text!r}, which is no class of metasearch. Loading it could run code of somebody else; "
+                f"this phi names {text!r}, which is no class of metasearch. Building it could run other people's code; "
                 f"if you trust it, pass allow_user_code=True"
             )
 

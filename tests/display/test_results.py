@@ -78,6 +78,12 @@ def test_addresses_and_paths_are_never_broken(console: Console, path: Path) -> N
     assert "metasearch ui" in text(console)
 
 
+def test_an_address_that_fills_the_screen_is_not_shown(console: Console, path: Path) -> None:
+    print_results(RESULTS, path, {"run": "http://short", "compare": "http://" + "x" * 5000}, console)
+    assert "xxx" not in text(console)
+    assert "then Compare" in text(console)
+
+
 def test_a_server_needs_no_serving(console: Console, path: Path) -> None:
     print_results(RESULTS, path, {"run": "http://tracking/#/1"}, console)
     assert "metasearch ui" not in text(console)

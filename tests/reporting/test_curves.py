@@ -44,6 +44,16 @@ def test_long_runs_are_shown_in_minutes_or_hours(make) -> None:
         assert figure.axes[0].get_xlabel() == f"time of driving ({unit})"
 
 
+def test_panels_side_by_side_share_their_steps(make) -> None:
+    run = make()
+    run.start()
+    for step in range(10):
+        run.evaluation(step, 1.0)
+    run.validation(5, 0.9, 0.5)
+    loss, accuracy = learning_curves(History(run.path), "steps").axes
+    assert loss.get_xlim() == accuracy.get_xlim()
+
+
 def test_a_gradient_norm_over_decades_is_logarithmic(make) -> None:
     run = make()
     run.start()
@@ -52,9 +62,10 @@ def test_a_gradient_norm_over_decades_is_logarithmic(make) -> None:
     assert gradient_norm(History(run.path)).axes[0].get_yscale() == "log"
 
 
-def test_one_spike_does_not_flatten_a_curve(make) -> None:
+@pytest.mark.parametrize("steps", [60, 200])
+def test_one_spike_does_not_flatten_a_curve(make, steps: int) -> None:
     run = make()
     run.start()
-    for step in range(200):
-        run.evaluation(step, 1e12 if step == 100 else 1.0 + 0.001 * step)
+    for step in range(steps):
+        run.evaluation(step, 1e12 if step == 50 else 1.0 + 0.001 * step)
     assert learning_curves(History(run.path), "steps").axes[0].get_ylim()[1] < 2

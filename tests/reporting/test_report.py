@@ -181,7 +181,7 @@ def test_a_single_evaluation_and_a_single_validation_can_be_shown(make) -> None:
     assert "best validation accuracy (%) 55.00 ± 0.70" in text
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e300, 0.0])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e300, 1e-300, 0.0])
 def test_values_that_cannot_be_drawn_do_no_harm(make, value: float) -> None:
     run = make()
     run.start()
