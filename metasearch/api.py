@@ -107,7 +107,11 @@ def resume(
 
 
 def extend(
-    reference: str | Path, *, runs: str | Path = "runs", listener: Listener | None = None, set: Sequence[str] | Mapping[str, Any]
+    reference: str | Path,
+    *,
+    runs: str | Path = "runs",
+    listener: Listener | None = None,
+    set: Sequence[str] | Mapping[str, Any],
 ) -> Outcome:
     """Gives a run a larger budget and continues it: ``ms.extend(run, set={"budget.steps": 6000})``."""
     return running.extend(reference, set, root=runs, listener=listener or _display())

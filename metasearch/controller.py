@@ -187,7 +187,9 @@ class Controller:
         """Where the search stands, the parts that no searcher owns included, with given choices on top."""
         phi = self.searcher.phi()
         return Phi(
-            {**self._base.tensors, **phi.tensors}, {**self._base.buffers, **phi.buffers}, {**phi.choices, **(choices or {})}
+            {**self._base.tensors, **phi.tensors},
+            {**self._base.buffers, **phi.buffers},
+            {**phi.choices, **(choices or {})},
         )
 
     def checkpoint(self) -> None:
@@ -201,7 +203,9 @@ class Controller:
             "carried": self._carried,
             "phi": {"tensors": phi.tensors, "buffers": phi.buffers},
         }
-        path = self.store.save_checkpoint(self.step, tree, best=self.best is not None and self.best["step"] == self.step)
+        path = self.store.save_checkpoint(
+            self.step, tree, best=self.best is not None and self.best["step"] == self.step
+        )
         self._saved = self.step
         if not any(one["type"] == "checkpoint" and one["step"] == self.step for one in self._history):
             self._record("checkpoint", step=self.step, path=f"checkpoints/{path.name}")
@@ -247,7 +251,9 @@ class Controller:
         count = int(min(self.plan.batch, left)) if n is None else n
         chosen = self.searcher.ask(count)
         proposals = [
-            Proposal(self._proposed + index, seeding.derive(self.plan.seed, "evaluation", self._proposed + index), choices)
+            Proposal(
+                self._proposed + index, seeding.derive(self.plan.seed, "evaluation", self._proposed + index), choices
+            )
             for index, choices in enumerate(chosen)
         ]
         ask = Ask(self.asked, proposals)
@@ -287,7 +293,9 @@ class Controller:
         if (proposal, report.step) in self._reported:
             return
         self._reported.add((proposal, report.step))
-        self._record("report", id=proposal, step=report.step, metrics=dict(report.metrics), checkpoint=report.checkpoint)
+        self._record(
+            "report", id=proposal, step=report.step, metrics=dict(report.metrics), checkpoint=report.checkpoint
+        )
 
     def _failed(self, call: Call, failure: Failure) -> None:
         if failure.kind == "out_of_memory" and self.estimator.shard > 1:
@@ -297,7 +305,9 @@ class Controller:
             self._submit(proposal)
             return
         if failure.kind in ("lost", "preempted") or self.searcher.needs_gradient:
-            raise ExecutionError(f"{failure.kind} while evaluating proposal {call.proposal}: {failure.message}\n{failure.traceback}")
+            raise ExecutionError(
+                f"{failure.kind} while evaluating proposal {call.proposal}: {failure.message}\n{failure.traceback}"
+            )
         proposal = self._forget(call.proposal)
         self._finish(Evaluation(proposal, "failed", Estimate(math.nan, math.nan), failure=failure))
 
@@ -310,7 +320,9 @@ class Controller:
         if self.estimator.carries:
             self._carried = carried
         status = "diverged" if estimate.diverged or not math.isfinite(estimate.value) else "ok"
-        return Evaluation(proposal, "diverged" if status == "diverged" else "ok", estimate, sum(one.seconds for one in measurements))
+        return Evaluation(
+            proposal, "diverged" if status == "diverged" else "ok", estimate, sum(one.seconds for one in measurements)
+        )
 
     def _forget(self, proposal: int) -> Proposal:
         """Drops the calls of a proposal, whose answers are all in or no longer wanted."""
@@ -379,7 +391,9 @@ class Controller:
         if self.plan.select == "L":
             return float(fields["L"]), -1
         if self.plan.select not in fields["metrics"]:
-            raise ExecutionError(f"validation.select is {self.plan.select!r}; the tasks measure: L, {', '.join(fields['metrics'])}")
+            raise ExecutionError(
+                f"validation.select is {self.plan.select!r}; the tasks measure: L, {', '.join(fields['metrics'])}"
+            )
         return float(fields["metrics"][self.plan.select]), 1
 
     # The record
@@ -397,7 +411,9 @@ class Controller:
             if record["type"] == "ask":
                 self._again(record)
             elif record["type"] == "report":
-                self._reports.setdefault(record["id"], []).append(Report(record["step"], record["metrics"], record["checkpoint"]))
+                self._reports.setdefault(record["id"], []).append(
+                    Report(record["step"], record["metrics"], record["checkpoint"])
+                )
             elif record["type"] == "event" and record["event"] == "shard":
                 self.estimator.shard = record["detail"]["to"]
             elif record["type"] == "evaluation":
@@ -439,7 +455,9 @@ class Controller:
         while len(answers) < len(calls):
             for call, outcome in self.executor.wait():
                 if isinstance(outcome, Failure):
-                    raise ExecutionError(f"{outcome.kind} while repeating proposal {proposal.id}: {outcome.message}\n{outcome.traceback}")
+                    raise ExecutionError(
+                        f"{outcome.kind} while repeating proposal {proposal.id}: {outcome.message}\n{outcome.traceback}"
+                    )
                 if isinstance(outcome, Measurement):
                     answers[call.index] = outcome
         return self._combine(proposal, [answers[index] for index in sorted(answers)])

@@ -216,7 +216,9 @@ def _check(experiment: Experiment, program: ExperimentProgram) -> None:
                 f"choose one that does ({', '.join(_with_gradient())})",
             )
         if experiment.takes_gradient() and not phi.tensors:
-            raise UnsupportedError("searchers", "a gradient searcher needs learned tensors; no slot of the learner has any")
+            raise UnsupportedError(
+                "searchers", "a gradient searcher needs learned tensors; no slot of the learner has any"
+            )
         if file.validation is not None:
             _check_split(program, file.validation.split, "validation")
     if not experiment.trials and file.learner is None:
@@ -224,7 +226,9 @@ def _check(experiment: Experiment, program: ExperimentProgram) -> None:
     if experiment.trials and not isinstance(evaluation, TrialEvaluation):
         raise ConfigError("evaluation.type", "must name a training run: a class with run(call, trial)")
     if file.scheduler is not None and not experiment.trials:
-        raise UnsupportedError("scheduler", "stops training runs early; evaluations of type 'episodes' are function calls")
+        raise UnsupportedError(
+            "scheduler", "stops training runs early; evaluations of type 'episodes' are function calls"
+        )
     if file.test is not None and not experiment.trials:
         _check_split(program, file.test.split, "test")
         for entry in file.test.baselines:
@@ -252,7 +256,9 @@ def _device(file: ExperimentFile) -> str:
             key = "execution.gpus_per_worker" if gpus else "numerics.device"
             raise ConfigError(key, "asks for a GPU, and torch sees none on this machine; set it to 0 (or cpu)")
         if device == "cuda" and not gpus and file.execution.type == "actors":
-            raise ConfigError("execution.gpus_per_worker", "is 0 while numerics.device is cuda; Ray gives workers no GPU then")
+            raise ConfigError(
+                "execution.gpus_per_worker", "is 0 while numerics.device is cuda; Ray gives workers no GPU then"
+            )
     return device
 
 
@@ -272,7 +278,9 @@ def _owners(file: ExperimentFile, space: Space, named: Mapping[str, str | None])
         if owner is None and not takers:
             raise UnsupportedError(name, "is a range, and no searcher takes choices; add one (optuna, random, policy)")
         if owner is None and len(takers) != 1:
-            raise ConfigError(name, f"must name its searcher (searcher: ...), since {len(takers)} take choices: {takers}")
+            raise ConfigError(
+                name, f"must name its searcher (searcher: ...), since {len(takers)} take choices: {takers}"
+            )
         owners[name] = owner or takers[0]
         if owners[name] not in file.searchers:
             raise ConfigError(name, f"names the searcher {owners[name]!r}; {nearest(owners[name], file.searchers)}")
@@ -296,7 +304,9 @@ def _slot_owners(file: ExperimentFile) -> dict[str, str]:
         if owner is None:
             continue
         if owner not in file.searchers:
-            raise ConfigError(f"learner.slots.{slot}.searcher", f"no searcher {owner!r}; {nearest(owner, file.searchers)}")
+            raise ConfigError(
+                f"learner.slots.{slot}.searcher", f"no searcher {owner!r}; {nearest(owner, file.searchers)}"
+            )
         if _class_of(owner, file.searchers[owner]).needs_gradient:
             owners[slot] = owner
     return owners
@@ -332,7 +342,7 @@ def recorded(value: Any) -> Any:
         return recorded(value.model_dump())
     if isinstance(value, Path):
         return str(value)
-    if isinstance(value, type) or callable(value) and hasattr(value, "__qualname__"):
+    if isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")):
         return import_path(value)
     return {"object": import_path(type(value))}
 
@@ -341,4 +351,3 @@ def _copy(tree: Any) -> Any:
     if isinstance(tree, dict):
         return {key: _copy(value) for key, value in tree.items()}
     return list(tree) if isinstance(tree, list) else tree
-

@@ -12,7 +12,7 @@ from typing import Any
 
 from metasearch.core.errors import ConfigError
 from metasearch.core.files import write_file
-from metasearch.evaluation.intervals import mean_ci95, paired_ci95
+from metasearch.core.statistics import mean_ci95, paired_ci95
 from metasearch.experiment import load, override
 from metasearch.running import Listener, Outcome, resume, run
 
@@ -71,7 +71,10 @@ def expand(tree: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     variants = tree.get("variants") or {"": {}}
     seeds = tree.get("seeds") or [tree.get("seed", 0)]
     if not isinstance(variants, Mapping) or not all(isinstance(one, Mapping) for one in variants.values()):
-        raise ConfigError("variants", "is a mapping: name -> overrides, for example {first_order: {evaluation.estimator: first_order}}")
+        raise ConfigError(
+            "variants",
+            "is a mapping: name -> overrides, for example {first_order: {evaluation.estimator: first_order}}",
+        )
     if not isinstance(seeds, Sequence) or isinstance(seeds, str) or not all(isinstance(one, int) for one in seeds):
         raise ConfigError("seeds", f"is a list of integers, got {seeds!r}")
     base = {key: value for key, value in tree.items() if key not in ("seeds", "variants")}
@@ -131,7 +134,9 @@ def resume_group(path: Path | str, *, listener: Listener | None = None) -> Group
     return Group(path, tuple(outcomes), rows, metric)
 
 
-def table(variants: Sequence[str], seeds: Sequence[int], outcomes: Sequence[Outcome]) -> tuple[str, tuple[GroupRow, ...]]:
+def table(
+    variants: Sequence[str], seeds: Sequence[int], outcomes: Sequence[Outcome]
+) -> tuple[str, tuple[GroupRow, ...]]:
     """The metric (accuracy where there is one, else L) and one row a variant."""
     figures = [outcome.results and outcome.results.get("test") for outcome in outcomes]
     if not all(figures):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+from numpy.typing import NDArray
+
 from metasearch.core import seeds as seeding
-from metasearch.core.contracts import Executor
-from metasearch.core.values import Call, Measurement, Phi
+from metasearch.core.contracts import Executor, InnerProblem
+from metasearch.core.values import Call, Phi
 from metasearch.estimators.value import Value
 from metasearch.evaluation.intervals import Summary, summarize
 from metasearch.execution import gather
@@ -54,6 +58,37 @@ class HeldOut:
         fields = self._timed(f"baseline:{name}", phi, settings.episodes, settings.shard, settings.split)
         return {**fields, "seconds": time.monotonic() - start}
 
+    def pictures(self, phi: Phi, episodes: int = 3) -> dict[str, NDArray[Any]] | None:
+        """Image episodes of the test, with what the learner says about them after 0, 1 ... inner steps.
+
+        Returns:
+            ``support_x``, ``support_y``, ``query_x``, ``query_y``, ``predictions`` and ``confidence`` (``[E, m, steps + 1]``); None
+            for learners without inner steps and for tasks that are not image classification.
+        """
+        settings, problem = self._file.test, self._program.problem
+        assert settings is not None
+        learner = problem.learner(phi.choices)
+        spec = problem.tasks.spec(settings.split)
+        if spec.kind != "classification" or len(spec.input_shape) != 3 or not isinstance(learner, InnerProblem):
+            return None
+        count = learner.n_steps(train=False) + 1
+        seeds = self.calls("test", Phi(), episodes, episodes, settings.split)[0].seeds
+        with self._program.numerics():
+            task = problem.sample(settings.split, seeds)
+            adapt = functools.partial(problem.learner(phi.choices).adapt, problem.phi(phi), task.support, self._seed)
+            outputs = [adapt(steps=step)(task.query.x) for step in range(count)]
+        shares = torch.stack([torch.softmax(one, -1) for one in outputs], dim=2).cpu()
+        confidence, predictions = shares.max(-1)
+        support, query = task.support.to("cpu"), task.query.to("cpu")
+        return {
+            "support_x": support.x.numpy(),
+            "support_y": support.y.numpy(),
+            "query_x": query.x.numpy(),
+            "query_y": query.y.numpy(),
+            "predictions": predictions.numpy(),
+            "confidence": confidence.numpy(),
+        }
+
     def calls(self, function: str, phi: Phi, episodes: int, shard: int, split: str) -> list[Call]:
         """The calls of one held-out evaluation; baselines see the episodes of the test."""
         value = Value(Value.Config(tasks=episodes, shard=shard), self._program.problem, function)
@@ -80,5 +115,3 @@ def names_of(baselines: Sequence[str | Mapping[str, Any]]) -> list[str]:
 def _fields(summary: Summary) -> dict[str, Any]:
     fields = dataclasses.asdict(summary)
     return {**fields, "metrics": dict(summary.metrics), "metrics_ci95": dict(summary.metrics_ci95)}
-
-

@@ -20,6 +20,7 @@ from metasearch.experiment import override, read
 from metasearch.heldout import HeldOut
 from metasearch.loaded import LoadedPhi, load
 from metasearch.program import Blueprint, ExperimentProgram
+from metasearch.results import flat
 from metasearch.schema import Numerics
 from metasearch.takeaway.rebuild import for_outputs, plain_config, trusted_block
 from metasearch.takeaway.trust import refuse_untrusted
@@ -88,7 +89,7 @@ def evaluate(
         fields = HeldOut(program, executor, seed).test(fitting)
     learner = program.learner(loaded.phi.choices)
     inner_steps = learner.n_steps(train=split == "train") if isinstance(learner, InnerProblem) else None
-    return {**_flat(fields), "split": split, "seed": seed, "outputs": spec.outputs, "inner_steps": inner_steps}
+    return {**flat(fields), "split": split, "seed": seed, "outputs": spec.outputs, "inner_steps": inner_steps}
 
 
 class _OneSplit:
@@ -165,11 +166,3 @@ def _fitting(loaded: LoadedPhi, program: ExperimentProgram, spec: TaskSpec) -> P
         artifacts.check_fits(loaded.phi, wanted.init(0))
         return loaded.phi
     return for_outputs(loaded.phi, loaded.learner(), wanted)
-
-
-def _flat(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """A test record's fields in the form of results.json."""
-    row = {"L": fields["L"], "L_ci95": fields["L_ci95"]}
-    for name, value in fields["metrics"].items():
-        row |= {name: value, f"{name}_ci95": fields["metrics_ci95"][name]}
-    return {**row, **{name: fields[name] for name in ("episodes", "parameters", "seconds")}}

@@ -47,10 +47,14 @@ class NestedSearch(TrialCalls):
     def __init__(self, config: Any, program: Any) -> None:
         self._program, self._report = program, config.report
         if not config.report.startswith("validation/"):
-            raise ConfigError("evaluation.report", f"names a validation figure, validation/L for example; got {config.report!r}")
+            raise ConfigError(
+                "evaluation.report", f"names a validation figure, validation/L for example; got {config.report!r}"
+            )
         inner = self._experiment(config.search, 0)
         if inner.file.validation is None:
-            raise ConfigError("evaluation.search", "the inner experiment needs a validation block: its figure is what is reported")
+            raise ConfigError(
+                "evaluation.search", "the inner experiment needs a validation block: its figure is what is reported"
+            )
 
     def run(self, call: Call, trial: Trial) -> Measurement:
         """The inner search, to its end or until the scheduler stops it."""

@@ -45,7 +45,9 @@ def measurement(result: float | Mapping[str, float], seconds: float) -> Measurem
     """
     metrics = dict(result) if isinstance(result, Mapping) else {"L": result}
     if "L" not in metrics or metrics["L"] is None:
-        raise ConfigError("evaluation.function", f"must return L (a number, lower is better) or a mapping with 'L', got {result!r}")
+        raise ConfigError(
+            "evaluation.function", f"must return L (a number, lower is better) or a mapping with 'L', got {result!r}"
+        )
     value = np.array([float(metrics.pop("L"))])
     return Measurement(value, value, {name: np.array([float(one)]) for name, one in metrics.items()}, seconds=seconds)
 
@@ -72,7 +74,9 @@ class Objective(TrialCalls):
     def __init__(self, config: Any, program: Any) -> None:
         self._program = program
         function = config.function
-        self._function: Callable[..., Any] = resolve(function, "evaluation.function") if isinstance(function, str) else function
+        self._function: Callable[..., Any] = (
+            resolve(function, "evaluation.function") if isinstance(function, str) else function
+        )
         if not callable(self._function):
             raise ConfigError("evaluation.function", f"must be callable as train(config, trial), got {function!r}")
 

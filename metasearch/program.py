@@ -9,7 +9,6 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -26,8 +25,8 @@ from metasearch.core.registry import build, registry, resolve
 from metasearch.core.space import Space, extract, substitute
 from metasearch.core.values import Call, Measurement
 from metasearch.estimators.episodes import Problem
-from metasearch.evaluation.baselines import Baseline
 from metasearch.estimators.value import Value
+from metasearch.evaluation.baselines import Baseline
 from metasearch.schema import ExperimentFile
 
 __all__ = ["Blueprint", "ExperimentProgram", "TrialEvaluation", "build_program"]
@@ -171,7 +170,11 @@ class ExperimentProgram:
     def numerics(self) -> Iterator[None]:
         """Threads, TF32 and determinism as the experiment says, and as they were afterwards."""
         settings = self.file.numerics
-        before = (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.backends.cuda.matmul.allow_tf32)
+        before = (
+            torch.get_num_threads(),
+            torch.are_deterministic_algorithms_enabled(),
+            torch.backends.cuda.matmul.allow_tf32,
+        )
         torch.set_num_threads(settings.threads)
         torch.use_deterministic_algorithms(settings.deterministic, warn_only=True)
         torch.backends.cuda.matmul.allow_tf32 = settings.tf32
@@ -197,7 +200,11 @@ class ExperimentProgram:
             raise ConfigError("evaluation.estimator", f"is required: {', '.join(registry('estimator'))}")
         estimator = block.pop("estimator")
         settings = {"type": estimator} if isinstance(estimator, str) else dict(estimator)
-        splits = {one["reward_split"] for one in self.file.searchers.values() if isinstance(one, Mapping) and "reward_split" in one}
+        splits = {
+            one["reward_split"]
+            for one in self.file.searchers.values()
+            if isinstance(one, Mapping) and "reward_split" in one
+        }
         if len(splits) > 1:
             raise ConfigError("searchers", f"rewards come from one split at a time, got {sorted(splits)}")
         if splits:
@@ -209,7 +216,9 @@ class ExperimentProgram:
         for entry in self.file.test.baselines if self.file.test else ():
             found, settings = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
             if found == name:
-                return build("baseline", {"type": name, **(settings or {})}, f"test.baselines.{name}", problem=self.problem)
+                return build(
+                    "baseline", {"type": name, **(settings or {})}, f"test.baselines.{name}", problem=self.problem
+                )
         raise UnsupportedError("test.baselines", f"no baseline {name!r} in this experiment")
 
 
@@ -238,4 +247,3 @@ def _with(problem: Problem, learner: Learner) -> Problem:
         return learner
 
     return Problem(problem.tasks, always, problem.device, problem.dtype, "never")
-

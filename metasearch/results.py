@@ -8,7 +8,7 @@ from typing import Any
 from metasearch.experiment import Experiment, recorded
 from metasearch.tracking import RunDirectory
 
-__all__ = ["summarize_run"]
+__all__ = ["flat", "summarize_run"]
 
 Record = dict[str, Any]
 
@@ -20,7 +20,7 @@ def summarize_run(experiment: Experiment, directory: RunDirectory, records: Sequ
     """
     file = experiment.file
     evaluations = [one for one in records if one["type"] == "evaluation"]
-    tests = {one["name"]: _flat(one) for one in records if one["type"] == "test"}
+    tests = {one["name"]: flat(one) for one in records if one["type"] == "test"}
     best = [one for one in records if one["type"] == "validation" and one["best"]]
     start = next(one for one in records if one["type"] == "start")
     return {
@@ -43,7 +43,8 @@ def summarize_run(experiment: Experiment, directory: RunDirectory, records: Sequ
     }
 
 
-def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
+def flat(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of a ``test`` record, each metric beside its half-width."""
     row = {"L": record["L"], "L_ci95": record["L_ci95"], "episodes": record["episodes"]}
     for name, value in record["metrics"].items():
         row |= {name: value, f"{name}_ci95": record["metrics_ci95"][name]}
@@ -55,7 +56,9 @@ def _selected(best: Sequence[Record], records: Sequence[Record]) -> dict[str, An
     if best:
         record = best[-1]
         return {"step": record["step"], "L": record["L"], **record["metrics"]}
-    choices = {one["id"]: one["choices"] for record in records if record["type"] == "ask" for one in record["proposals"]}
+    choices = {
+        one["id"]: one["choices"] for record in records if record["type"] == "ask" for one in record["proposals"]
+    }
     done = [one for one in records if one["type"] == "evaluation" and one["status"] == "ok" and choices.get(one["id"])]
     if not done:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import logging
 import platform
 import shlex
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import yaml
 
 from metasearch import artifacts
@@ -24,6 +26,8 @@ from metasearch.controller import Controller, Plan
 from metasearch.core import seeds as seeding
 from metasearch.core.contracts import Executor
 from metasearch.core.errors import ConfigError, DivergedError, MetasearchError, ResumeError
+from metasearch.core.files import write_file
+from metasearch.core.registry import import_path
 from metasearch.core.values import Phi, TaskSpec
 from metasearch.experiment import Experiment, load, override, recorded
 from metasearch.heldout import HeldOut, names_of
@@ -159,11 +163,16 @@ def extend(
         ConfigError: if something else than the budget is to change, or nothing.
     """
     directory = RunDirectory.open(reference, root)
-    keys = list(assignments) if isinstance(assignments, Mapping) else [one.partition("=")[0].strip() for one in assignments]
+    keys = (
+        list(assignments)
+        if isinstance(assignments, Mapping)
+        else [one.partition("=")[0].strip() for one in assignments]
+    )
     other = [key for key in keys if not key.startswith("budget.")]
     if other or not keys:
         raise ConfigError(
-            other[0] if other else "budget", "extend changes the budget only (budget.steps=...); for anything else start a new run"
+            other[0] if other else "budget",
+            "extend changes the budget only (budget.steps=...); for anything else start a new run",
         )
     with directory.lock():
         tree = override(yaml.safe_load(directory.config_path.read_text("utf-8")), assignments)
@@ -186,10 +195,12 @@ def dry_run(experiment: Experiment, *, steps: int = 2) -> dict[str, float]:
     program = experiment.program
     started = time.monotonic()
     seed = experiment.file.seed
-    with _executor(experiment, Path(".")) as executor:
+    with _executor(experiment, Path()) as executor:
         searcher = experiment.searcher(_initial(program, seed), seeding.derive(seed, "searcher"))
         estimator = program.function("train")
-        controller = Controller(searcher, estimator, executor, _Memory(), _Memory(), Plan(seed, steps=1), base=_initial(program, seed))
+        controller = Controller(
+            searcher, estimator, executor, _Memory(), _Memory(), Plan(seed, steps=1), base=_initial(program, seed)
+        )
         controller.run()
         first = time.monotonic() - started
         controller.plan = Plan(seed, steps=steps)
@@ -202,7 +213,12 @@ def dry_run(experiment: Experiment, *, steps: int = 2) -> dict[str, float]:
 
 
 def replay(
-    reference: Path | str, evaluation: int, *, root: Path | str = "runs", say: Callable[[str], None] = print, objects: Mapping[str, Any] | None = None
+    reference: Path | str,
+    evaluation: int,
+    *,
+    root: Path | str = "runs",
+    say: Callable[[str], None] = print,
+    objects: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Computes a recorded evaluation again, from the nearest checkpoint before it, and compares.
 
@@ -223,13 +239,17 @@ def replay(
     target = next((one for one in records if one["type"] == "evaluation" and one["id"] == evaluation), None)
     if target is None:
         count = sum(one["type"] == "evaluation" for one in records)
-        raise ConfigError("--evaluation", f"no evaluation {evaluation} in {directory.id}; it has {count}, counted from 0")
+        raise ConfigError(
+            "--evaluation", f"no evaluation {evaluation} in {directory.id}; it has {count}, counted from 0"
+        )
     cut = [one for one in records if one["n"] <= target["n"] and one["type"] not in ("validation", "test", "end")]
     path = directory.latest_checkpoint(max_step=target["step"])
     checkpoint = None if path is None else directory.load_checkpoint(path)
     start = 0 if checkpoint is None else int(checkpoint["step"])
     between = [one for one in cut if one["type"] == "evaluation" and one["step"] >= start]
-    say(f"from the checkpoint of step {start}: {len(between)} evaluations, about {sum(one['seconds'] for one in between):.0f} s of work")
+    say(
+        f"from the checkpoint of step {start}: {len(between)} evaluations, about {sum(one['seconds'] for one in between):.0f} s of work"
+    )
     program = experiment.program
     seed = experiment.file.seed
     phi = _initial(program, seed)
@@ -303,7 +323,7 @@ class _Drive:
                     journal.append("end", status=status, reason=reason)
                 except MetasearchError as error:
                     journal.append("end", status="failed", reason=str(error).splitlines()[0])
-                    self._finish(journal, "failed", str(error))
+                    self.listener.on_end(self._finish(journal, "failed", str(error)))
                     raise
                 outcome = self._finish(journal, status, reason)
         self.listener.on_end(outcome)
@@ -359,7 +379,9 @@ class _Drive:
         best = best_choices(records)
         if controller.best is None:
             phi = controller.phi(best["choices"] if best else None)
-            self._save_phi(phi, {"step": controller.step, "L": best["L"] if best else controller.last_value, "metrics": {}})
+            self._save_phi(
+                phi, {"step": controller.step, "L": best["L"] if best else controller.last_value, "metrics": {}}
+            )
         settings = self.experiment.file.test
         if settings is None or self.experiment.trials:
             return
@@ -368,10 +390,18 @@ class _Drive:
         if "metasearch" not in done:
             self.listener.on_phase(f"test on {settings.episodes} held-out tasks")
             record("test", name="metasearch", **held_out.test(phi))
+            self._draw(held_out.pictures(phi))
         for name in names_of(settings.baselines):
             if name not in done:
                 self.listener.on_phase(f"baseline {name}")
                 record("test", name=name, **held_out.baseline(name))
+
+    def _draw(self, pictures: Mapping[str, Any] | None) -> None:
+        """Keeps adapted episodes for the report."""
+        if pictures is not None and self.experiment.file.tracking.report:
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, **pictures)
+            write_file(self.directory.path / "figures" / "episodes.npz", buffer.getvalue())
 
     def _finish(self, journal: Journal, status: str, reason: str) -> Outcome:
         """Results, report and MLflow."""
@@ -382,10 +412,12 @@ class _Drive:
             results = summarize_run(self.experiment, self.directory, read_journal(self.directory.journal_path))
             self.directory.write_results(results)
         if self.experiment.file.tracking.report:
-            from metasearch.reporting import write_report
+            from metasearch.reporting import plots, write_report
 
             self.listener.on_phase("writing the report")
             write_report(self.directory.path)
+            for name, picture in plots(self.directory.path).items():
+                write_file(self.directory.path / "plots" / f"{name}.png", picture)
         urls: Mapping[str, str] = {}
         if self._view is not None:
             self._view.close()
@@ -417,7 +449,9 @@ class _Drive:
         spec = self._spec
         manifest = artifacts.Manifest(
             components={name: str(settings.get("type")) for name, settings in slots.items()},
-            model=learner.get("model", {}) if isinstance(learner, Mapping) and isinstance(learner.get("model"), Mapping) else {},
+            model=learner.get("model", {})
+            if isinstance(learner, Mapping) and isinstance(learner.get("model"), Mapping)
+            else {},
             config=tree,
             provenance=artifacts.Provenance(
                 run=self.directory.id,
@@ -427,7 +461,7 @@ class _Drive:
                 split=tree["tasks"] if isinstance(tree.get("tasks"), Mapping) else {},
                 validation={**validation, **widths},
             ),
-            spec={} if spec is None else {key: value for key, value in vars(spec).items() if key != "loss"},
+            spec={} if spec is None else {**vars(spec), "loss": spec.loss and import_path(spec.loss)},
         )
         artifacts.save(self.directory.phi_path, phi, manifest)
 
@@ -563,20 +597,30 @@ def _start_fields(directory: RunDirectory, experiment: Experiment) -> dict[str, 
         "workers": file.execution.workers,
         "hostname": socket.gethostname(),
         "platform": platform.platform(),
-        "command": shlex.join(["metasearch", *sys.argv[1:]]) if Path(sys.argv[0]).name in ("metasearch", "__main__.py") else sys.argv[0],
+        "command": shlex.join(["metasearch", *sys.argv[1:]])
+        if Path(sys.argv[0]).name in ("metasearch", "__main__.py")
+        else sys.argv[0],
     }
 
 
 def best_choices(records: Sequence[Record]) -> Record | None:
     """The proposal with the lowest finite L among those that made choices, with its L."""
-    choices = {one["id"]: one["choices"] for record in records if record["type"] == "ask" for one in record["proposals"]}
+    choices = {
+        one["id"]: one["choices"] for record in records if record["type"] == "ask" for one in record["proposals"]
+    }
     done = [one for one in records if one["type"] == "evaluation" and one["status"] == "ok" and choices.get(one["id"])]
     best = min(done, key=lambda one: float(one["L"]), default=None)
-    return None if best is None else {"id": best["id"], "L": best["L"], "choices": choices[best["id"]], "step": best["step"]}
+    return (
+        None
+        if best is None
+        else {"id": best["id"], "L": best["L"], "choices": choices[best["id"]], "step": best["step"]}
+    )
 
 
 def _note_objects(experiment: Experiment) -> None:
     """Says at the start what only the same script can resume."""
     text = str(recorded(experiment.tree))
     if "'object':" in text or "__main__:" in text or "<locals>" in text:
-        _log.warning("this experiment holds classes or objects of the running script: only that script can resume it (ms.resume)")
+        _log.warning(
+            "this experiment holds classes or objects of the running script: only that script can resume it (ms.resume)"
+        )

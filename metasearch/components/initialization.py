@@ -38,7 +38,9 @@ class RandomInitialization(Component):
     draws: ClassVar[bool] = True
 
     def theta(self, values: Tensors, theta: Tensors, task: Task, seed: int) -> Tensors:
-        drawn = [self.context.model.init(seeds.derive(int(one), "initialization", seed))[0] for one in np.asarray(task.seeds)]
+        drawn = [
+            self.context.model.init(seeds.derive(int(one), "initialization", seed))[0] for one in np.asarray(task.seeds)
+        ]
         like = task.support.x
         return {
             name: torch.stack([one[name] for one in drawn]).to(like.device, like.dtype) for name in self.context.shapes

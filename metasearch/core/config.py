@@ -36,7 +36,9 @@ def validate(model: type[C], values: Mapping[str, Any], path: str = "") -> C:
             raise cause.under(".".join(part for part in (path, *map(str, first["loc"])) if part)) from None
         where = ".".join(str(part) for part in (path, *first["loc"]) if str(part))
         if first["type"] == "extra_forbidden":
-            raise ConfigError(where, f"unknown key; {nearest(str(first['loc'][-1]), _fields_at(model, first['loc'][:-1]))}") from None
+            raise ConfigError(
+                where, f"unknown key; {nearest(str(first['loc'][-1]), _fields_at(model, first['loc'][:-1]))}"
+            ) from None
         if first["type"] == "missing":
             raise ConfigError(where, "is required and was not given") from None
         raise ConfigError(where, f"{first['msg'].removeprefix('Value error, ')} (got {first['input']!r})") from None

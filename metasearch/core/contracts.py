@@ -69,7 +69,9 @@ class Model(Protocol):
         """Fresh parameters and buffers, without the task axis."""
         ...
 
-    def __call__(self, parameters: Tensors, buffers: Tensors, x: Tensor, *, seeds: NDArray[np.int64] | None = None) -> tuple[Tensor, Tensors]:
+    def __call__(
+        self, parameters: Tensors, buffers: Tensors, x: Tensor, *, seeds: NDArray[np.int64] | None = None
+    ) -> tuple[Tensor, Tensors]:
         """Outputs ``[T, n, outputs]`` for ``x [T, n, ...]`` and parameters ``[T, ...]``, and the next buffers ``[T, ...]``.
 
         ``seeds`` ``[T]`` are for layers that draw (dropout); None switches such layers off.
@@ -94,7 +96,8 @@ class Learner(Protocol):
 
     def evaluate(self, phi: Phi, task: Task, seed: int, *, train: bool = True, create_graph: bool = True) -> Losses:
         """Losses of a group of tasks. ``train`` tells meta-training from validation and test (inner step counts may differ);
-        without ``create_graph`` the gradients inside F_phi are constants (first order, and all that a value needs)."""
+        without ``create_graph`` the gradients inside F_phi are constants (first order, and all that a value needs).
+        """
         ...
 
     def adapt(self, phi: Phi, support: Batch, seed: int, steps: int | None = None) -> Predictor:
@@ -122,8 +125,10 @@ class InnerProblem(Protocol):
         """``[T]``, the training loss at a state."""
         ...
 
-    def query_loss(self, phi: Phi, task: Task, state: Any, seed: int) -> Losses:
-        """The losses on the query set at a state (``objective`` and ``query`` are the same there)."""
+    def query_loss(self, phi: Phi, task: Task, state: Any, seed: int | None) -> Losses:
+        """The losses on the query set at a state (``objective`` and ``query`` are the same there); without a seed, layers
+        that draw are off.
+        """
         ...
 
 
@@ -135,7 +140,8 @@ class Estimator(Protocol):
 
     def calls(self, proposal: int, phi: Any, carried: Sequence[Any] | None, seed: int) -> list[Call]:
         """The calls of one evaluation, in reduction order. ``phi`` is phi or the executor's reference to it; ``carried`` has
-        one entry a call, from the evaluation before, or is None at the start."""
+        one entry a call, from the evaluation before, or is None at the start.
+        """
         ...
 
     def measure(self, call: Call) -> Measurement:
@@ -170,7 +176,8 @@ class Searcher(Protocol):
 
     def replay(self, evaluations: Sequence[Evaluation]) -> None:
         """Like ``tell``, on the way to a checkpoint: a searcher that is rebuilt by asking and telling again learns from the
-        recorded values; one whose state the checkpoint holds does nothing."""
+        recorded values; one whose state the checkpoint holds does nothing.
+        """
         ...
 
     def phi(self) -> Phi:
@@ -179,7 +186,8 @@ class Searcher(Protocol):
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold to continue: a tree of tensors and plain values. A searcher that is rebuilt by asking and
-        telling again returns an empty one."""
+        telling again returns an empty one.
+        """
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
@@ -232,7 +240,8 @@ class Trial(Protocol):
 
     def report(self, step: int, **metrics: float) -> None:
         """Reports metrics after ``step`` units of budget; a scheduler may stop the run here (by an exception that the
-        training function must let pass)."""
+        training function must let pass).
+        """
         ...
 
     def checkpoint(self) -> Path:
@@ -244,4 +253,3 @@ class TrialFunction(Protocol):
     """A training run as users write it: ``train(config, trial) -> L`` (or metrics with ``L`` among them)."""
 
     def __call__(self, config: Mapping[str, Any], trial: Trial) -> float | Mapping[str, float]: ...
-

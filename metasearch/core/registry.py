@@ -34,7 +34,9 @@ class Registry:
         """
         present = self._entries.get(name)
         if present is not None and import_path(present) != import_path(part):
-            raise ConfigError("", f"{self.kind} {name!r} is already registered as {import_path(present)}; choose another name")
+            raise ConfigError(
+                "", f"{self.kind} {name!r} is already registered as {import_path(present)}; choose another name"
+            )
         self._entries[name] = part
 
     def get(self, name: Any, path: str = "") -> Any:
@@ -52,7 +54,9 @@ class Registry:
             return entry
         if ":" in name:
             return resolve(name, path)
-        raise ConfigError(path, f"unknown {self.kind} {name!r}; {nearest(name, self._entries)}, or 'module:Class' of your own")
+        raise ConfigError(
+            path, f"unknown {self.kind} {name!r}; {nearest(name, self._entries)}, or 'module:Class' of your own"
+        )
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries
@@ -104,7 +108,9 @@ def build(kind: str, settings: Mapping[str, Any] | str, path: str = "", **contex
     """
     block = {"type": settings} if isinstance(settings, str) else dict(settings)
     if "type" not in block:
-        raise ConfigError(f"{path}.type" if path else "type", f"is required: which {kind}? {nearest('', registry(kind))}")
+        raise ConfigError(
+            f"{path}.type" if path else "type", f"is required: which {kind}? {nearest('', registry(kind))}"
+        )
     part = registry(kind).get(block.pop("type"), f"{path}.type" if path else "type")
     for hook in ADAPTERS.get(kind, ()):
         part, block = hook(part, block)
@@ -142,9 +148,14 @@ def resolve(reference: str, path: str = "") -> Any:
         if error.name is not None and not module_name.startswith(error.name):
             raise
         places = ", ".join(entry or "." for entry in sys.path[:4])
-        raise ConfigError(path, f"no module {module_name!r} (looked in {places} ...); give 'module:Name' with the module importable") from None
+        raise ConfigError(
+            path, f"no module {module_name!r} (looked in {places} ...); give 'module:Name' with the module importable"
+        ) from None
     for part in attribute.split("."):
         if not hasattr(target, part):
-            raise ConfigError(path, f"module {module_name!r} has no {attribute!r}; {nearest(attribute, [n for n in vars(target) if not n.startswith('_')])}")
+            raise ConfigError(
+                path,
+                f"module {module_name!r} has no {attribute!r}; {nearest(attribute, [n for n in vars(target) if not n.startswith('_')])}",
+            )
         target = getattr(target, part)
     return target

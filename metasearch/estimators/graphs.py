@@ -25,7 +25,9 @@ class Graphs:
         self._mode = mode
         self._kept: dict[Hashable, tuple[Compiled, Any]] = {}
 
-    def call(self, function: Function, flat: list[Tensor], key: Hashable, layout: Any) -> tuple[tuple[Tensor, ...], Any]:
+    def call(
+        self, function: Function, flat: list[Tensor], key: Hashable, layout: Any
+    ) -> tuple[tuple[Tensor, ...], Any]:
         """``function(flat)`` and the layout that belongs to it.
 
         Args:

@@ -108,9 +108,12 @@ class Pretrained:
         self.learner = problem.learner({})
         if not isinstance(problem.tasks, Examples):
             raise UnsupportedError(
-                "test.baselines", "'pretrained' needs tasks with examples(split), decode(stored) and n_classes(split); leave it out"
+                "test.baselines",
+                "'pretrained' needs tasks with examples(split), decode(stored) and n_classes(split); leave it out",
             )
-        if not isinstance(self.learner, InnerLoop) or not isinstance(self.learner.slots["initialization"], LearnedInitialization):
+        if not isinstance(self.learner, InnerLoop) or not isinstance(
+            self.learner.slots["initialization"], LearnedInitialization
+        ):
             raise UnsupportedError("test.baselines", "'pretrained' needs an inner loop with a learned initialization")
 
     def prepare(self, seed: int) -> Phi:
@@ -139,7 +142,9 @@ class Pretrained:
         draws = seeding.Draws([seeding.derive(seed, "pretrained", "batches")])
         for _ in range(self.config.steps):
             index = torch.from_numpy(draws.integers(self.config.batch, len(y))[0]).to(x.device)
-            batch = Batch(tasks.decode(x[index])[None].to(problem.device, problem.dtype), y[index][None].to(problem.device))
+            batch = Batch(
+                tasks.decode(x[index])[None].to(problem.device, problem.dtype), y[index][None].to(problem.device)
+            )
             outputs, state = model({name: value[None] for name, value in leaves.items()}, state, batch.x)
             state = {name: value.detach() for name, value in state.items()}
             optimizer.zero_grad()

@@ -23,6 +23,7 @@ _LOCAL_DEFAULTS = {
     "RAY_AUTH_MODE": "token",  # Ray's own default for local clusters, which warns unless it is set
     "RAY_max_direct_call_object_size": "8388608",  # gradients up to 8 MiB come back with the answer: 1 ms less a call
 }
+_SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set in the process of a submitted job
 _MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": "33554432",  # glibc ignores larger values
     "MALLOC_TRIM_THRESHOLD_": "4294967296",
@@ -77,6 +78,8 @@ def start_ray(
         Config.initialize("")  # Ray read its environment when it was imported, before these were set
         cpus = max(1, math.ceil(workers * cpus_per_worker))
         settings |= {"num_cpus": cpus, "num_gpus": math.ceil(gpus), "include_dashboard": False}
+    elif _SUBMITTED in os.environ:
+        settings["runtime_env"] = {}  # `ray job submit` has made the environment; Ray merges no second one into it
     else:
         settings["runtime_env"]["working_dir"] = str(working_dir or Path.cwd())
     ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **settings)

@@ -96,14 +96,18 @@ class InnerLoop:
         self.slots: dict[str, Component] = {}
         for slot, settings in _ordered({**DEFAULT_SLOTS, **config.slots}).items():
             prefix = f"slots.{slot}."
-            own = {name.removeprefix(prefix): value for name, value in (choices or {}).items() if name.startswith(prefix)}
+            own = {
+                name.removeprefix(prefix): value for name, value in (choices or {}).items() if name.startswith(prefix)
+            }
             context = Context(self.model, spec, shapes, self._adapted, own)
             self.slots[slot] = build(f"slot.{slot}", settings, f"slots.{slot}", context=context)
         for component in self.slots.values():
             self.model = component.network(self.model)
         weights = config.objective
         if not isinstance(weights, str) and len(weights) != config.steps.train:
-            raise ConfigError("objective", f"needs one weight a training step: {config.steps.train}, got {len(weights)}")
+            raise ConfigError(
+                "objective", f"needs one weight a training step: {config.steps.train}, got {len(weights)}"
+            )
 
     def space(self) -> Space:
         """The choices that slots leave to a searcher, by ``slots.<slot>.<name>``."""
@@ -143,7 +147,9 @@ class InnerLoop:
         for slot, component in self.slots.items():
             if state := component.begin_update(phi.part(slot), theta):
                 rule[slot] = state
-        buffers = {name: value.expand(len(task), *value.shape) for name, value in phi.buffers_of("initialization").items()}
+        buffers = {
+            name: value.expand(len(task), *value.shape) for name, value in phi.buffers_of("initialization").items()
+        }
         return {"theta": theta, "buffers": buffers, "rule": rule, "step": 0}
 
     def step(self, phi: Phi, task: Task, state: State, seed: int, *, create_graph: bool = True) -> State:
@@ -154,10 +160,14 @@ class InnerLoop:
         if not create_graph:
             adapted = {name: value.detach().requires_grad_() for name, value in adapted.items()}
         else:
-            adapted = {name: value if value.requires_grad else value.requires_grad_() for name, value in adapted.items()}
+            adapted = {
+                name: value if value.requires_grad else value.requires_grad_() for name, value in adapted.items()
+            }
         with torch.enable_grad():
             loss, buffers = self._support(phi, task, {**theta, **adapted}, state["buffers"], number, seed)
-            found = torch.autograd.grad(loss.sum(), list(adapted.values()), create_graph=create_graph, allow_unused=True)
+            found = torch.autograd.grad(
+                loss.sum(), list(adapted.values()), create_graph=create_graph, allow_unused=True
+            )
         gradients = {
             name: torch.zeros_like(value) if gradient is None else gradient
             for (name, value), gradient in zip(adapted.items(), found, strict=True)
@@ -169,11 +179,13 @@ class InnerLoop:
         """``[T]``, the training loss at a state."""
         return self._support(phi, task, state["theta"], state["buffers"], state["step"], seed)[0]
 
-    def query_loss(self, phi: Phi, task: Task, state: State, seed: int) -> Losses:
-        """Losses and metrics on the query set at a state, and the buffers' next values."""
-        outputs, buffers = self.model(
-            state["theta"], state["buffers"], task.query.x, seeds=_seeds(task, seed, "query", state["step"])
-        )
+    def query_loss(self, phi: Phi, task: Task, state: State, seed: int | None) -> Losses:
+        """Losses and metrics on the query set at a state, and the buffers' next values.
+
+        Without a seed, layers that draw (dropout) are off, as they are in what :meth:`adapt` returns.
+        """
+        seeds = None if seed is None else _seeds(task, seed, "query", state["step"])
+        outputs, buffers = self.model(state["theta"], state["buffers"], task.query.x, seeds=seeds)
         loss = self._loss(outputs, task.query.y).mean(-1)
         with torch.no_grad():
             metrics = metrics_for(self.spec, outputs, task.query.y)
@@ -190,7 +202,7 @@ class InnerLoop:
             state = self.step(phi, task, state, seed, create_graph=create_graph)
             if not final and number + 1 < steps:
                 along.append(self.query_loss(phi, task, state, seed).query)
-        last = self.query_loss(phi, task, state, seed)
+        last = self.query_loss(phi, task, state, seed if train else None)
         if final or not steps:
             return last
         along.append(last.query)
@@ -219,9 +231,7 @@ class InnerLoop:
             losses = component.losses(phi.part(slot), losses, batch, number)
         return losses.mean(-1), {name: value.detach() for name, value in buffers.items()}
 
-    def _update(
-        self, phi: Phi, theta: Tensors, gradients: Tensors, rule: State, number: int
-    ) -> tuple[Tensors, State]:
+    def _update(self, phi: Phi, theta: Tensors, gradients: Tensors, rule: State, number: int) -> tuple[Tensors, State]:
         rates: Tensors = {}
         for slot, component in self.slots.items():
             gradients = component.gradients(phi.part(slot), gradients, theta, number)

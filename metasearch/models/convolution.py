@@ -12,6 +12,7 @@ measured at a third to two thirds of the speed of the product (``experiments/ben
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import torch
@@ -136,8 +137,8 @@ class _Pack(torch.autograd.Function):
     def forward(weight: Tensor) -> Tensor:  # type: ignore[override]
         tasks, outputs = weight.shape[:2]
         distinct = weight[:1] if weight.stride(0) == 0 else weight
-        packed = distinct.permute(0, 3, 4, 2, 1).reshape(distinct.shape[0], -1, outputs)
-        return packed.expand(tasks, -1, -1) if packed.shape[0] != tasks else packed.contiguous()
+        packed = merged(distinct.permute(0, 3, 4, 2, 1), distinct.shape[0], math.prod(weight.shape[2:]), outputs)
+        return packed.expand(tasks, -1, -1)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

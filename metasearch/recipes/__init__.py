@@ -16,7 +16,9 @@ __all__ = ["expand", "names"]
 def names() -> list[str]:
     """Names of all recipes."""
     return sorted(
-        entry.name.removesuffix(".yaml") for entry in resources.files(__name__).iterdir() if entry.name.endswith(".yaml")
+        entry.name.removesuffix(".yaml")
+        for entry in resources.files(__name__).iterdir()
+        if entry.name.endswith(".yaml")
     )
 
 

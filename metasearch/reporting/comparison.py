@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from metasearch.core.statistics import paired_ci95
 from metasearch.reporting import page
 from metasearch.reporting.history import History, number
-from metasearch.reporting.numbers import NONE, duration, figure, heading, paired_ci95, plain
+from metasearch.reporting.numbers import NONE, duration, figure, heading, plain
 from metasearch.reporting.tables import dotted, short_names
 
 __all__ = ["Comparison", "Difference", "Row", "compare"]

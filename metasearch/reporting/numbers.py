@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from metasearch.reporting.history import Array
 
-__all__ = ["duration", "figure", "heading", "is_share", "paired_ci95", "plain", "running_mean", "thin"]
+__all__ = ["duration", "figure", "heading", "is_share", "plain", "running_mean", "thin"]
 
 NONE = "–"
 """Stands where there is no number."""
@@ -108,14 +108,3 @@ def thin(values: Array, limit: int) -> NDArray[np.int64]:
         # A bucket without a number keeps its nan, so that a gap stays a gap.
         kept |= {int(bucket[0])} if not len(finite) else set(finite[[values[finite].argmin(), values[finite].argmax()]])
     return np.array(sorted(kept), dtype=np.int64)
-
-
-def paired_ci95(a: Array, b: Array) -> tuple[float, float]:
-    """Mean of a - b over pairs and its 95 % half-width by Student's t (n - 1 degrees of freedom); nan for one pair."""
-    difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
-    n = len(difference)
-    if n < 2:
-        return float(difference.mean()), math.nan
-    from scipy import stats
-
-    return float(difference.mean()), float(stats.t.ppf(0.975, n - 1) * difference.std(ddof=1) / math.sqrt(n))

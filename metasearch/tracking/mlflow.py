@@ -144,7 +144,7 @@ class MlflowView:
 
     def _upload(self) -> None:
         run = self._run
-        files = (run.phi_path, run.config_path, run.report_path, run.results_path)
+        files = (run.phi_path, run.config_path, run.report_path, run.results_path, run.path / "plots")
         if self._session:
             self._session.upload([path for path in files if path.exists()])
 

@@ -24,7 +24,9 @@ def problem(tasks: dict[str, Any], learner: dict[str, Any], compile_: Any = "nev
 
 def quadratic(steps: int, **slots: Any) -> Problem:
     rates = {"learning_rates": {"type": "fixed", "value": RATE}}
-    return problem({"type": "quadratic"}, {"model": {"type": "mlp", "hidden": []}, "steps": steps, "slots": {**rates, **slots}})
+    return problem(
+        {"type": "quadratic"}, {"model": {"type": "mlp", "hidden": []}, "steps": steps, "slots": {**rates, **slots}}
+    )
 
 
 def estimate(problem: Problem, name: str, phi: Phi, seed: int = 5, tasks: int = 6, shard: int = 2) -> Any:
@@ -36,15 +38,20 @@ def start(problem: Problem) -> Phi:
     return problem.phi(problem.learner({}).init(3))
 
 
-def closed_form(problem: Problem, phi: Phi, steps: int, *, second_order: bool, seed: int = 5, tasks: int = 6) -> np.ndarray[Any, Any]:
+def closed_form(
+    problem: Problem, phi: Phi, steps: int, *, second_order: bool, seed: int = 5, tasks: int = 6
+) -> np.ndarray[Any, Any]:
     """Mean over tasks of (I - a H)^k grad l_query(theta_k) for a linear model with bias, in numpy alone."""
     estimator = build("estimator", {"type": "value", "tasks": tasks, "shard": tasks}, "", problem=problem)
     task = problem.sample("train", estimator.calls(0, phi, None, seed)[0].seeds)
-    point = np.append(phi.tensors["initialization.head.weight"].numpy().ravel(), phi.tensors["initialization.head.bias"].numpy())
+    point = np.append(
+        phi.tensors["initialization.head.weight"].numpy().ravel(), phi.tensors["initialization.head.bias"].numpy()
+    )
     total = np.zeros_like(point)
     for index in range(tasks):
         (xs, ys), (xq, yq) = (
-            (np.c_[batch.x[index].numpy(), np.ones(batch.x.shape[1])], batch.y[index, :, 0].numpy()) for batch in (task.support, task.query)
+            (np.c_[batch.x[index].numpy(), np.ones(batch.x.shape[1])], batch.y[index, :, 0].numpy())
+            for batch in (task.support, task.query)
         )
         hessian = 2 * xs.T @ xs / len(xs)
         theta = point.copy()
@@ -78,7 +85,10 @@ def test_first_order_is_off_by_exactly_the_factors_it_drops(steps: int) -> None:
     assert not np.allclose(found, closed_form(case, phi, steps, second_order=True), rtol=1e-3)
 
 
-CURVED = {"model": {"type": "mlp", "hidden": [5], "activation": "tanh", "batch_norm": True}, "steps": {"train": 2, "test": 3}}
+CURVED = {
+    "model": {"type": "mlp", "hidden": [5], "activation": "tanh", "batch_norm": True},
+    "steps": {"train": 2, "test": 3},
+}
 
 
 @pytest.mark.parametrize(
@@ -97,7 +107,9 @@ def test_the_gradient_agrees_with_finite_differences_in_all_of_phi(slots: dict[s
     for name, tensor in phi.tensors.items():
         direction = torch.from_numpy(np.random.default_rng(len(name)).normal(size=tuple(tensor.shape)))
         sides = [
-            estimate(case, "backprop", phi.replace(tensors={**phi.tensors, name: tensor + sign * step * direction}), tasks=2).objective
+            estimate(
+                case, "backprop", phi.replace(tensors={**phi.tensors, name: tensor + sign * step * direction}), tasks=2
+            ).objective
             for sign in (1, -1)
         ]
         slope = float((found.gradient[name] * direction).sum())
@@ -108,11 +120,17 @@ def test_the_gradient_agrees_with_a_plain_loop_over_tasks() -> None:
     """An independent reference: torch's own layers, one task at a time, ``create_graph=True``."""
     case = problem(
         {"type": "omniglot", "ways": 3, "shots": 1, "queries": 2},
-        {"model": {"type": "conv4", "filters": 4}, "steps": 2, "slots": {"learning_rates": {"type": "fixed", "value": 0.3}}},
+        {
+            "model": {"type": "conv4", "filters": 4},
+            "steps": 2,
+            "slots": {"learning_rates": {"type": "fixed", "value": 0.3}},
+        },
     )
     phi = start(case)
     found = estimate(case, "backprop", phi, tasks=4)
-    leaves = {name.removeprefix("initialization."): value.clone().requires_grad_() for name, value in phi.tensors.items()}
+    leaves = {
+        name.removeprefix("initialization."): value.clone().requires_grad_() for name, value in phi.tensors.items()
+    }
     estimator = build("estimator", {"type": "value", "tasks": 4, "shard": 4}, "", problem=case)
     task = case.sample("train", estimator.calls(0, phi, None, 5)[0].seeds)
 
@@ -146,12 +164,26 @@ def test_shards_change_the_gradient_by_rounding_only() -> None:
 
 
 def test_tensors_that_the_inner_loop_does_not_use_get_a_zero_gradient() -> None:
-    case = problem({"type": "quadratic"}, {"model": {"type": "mlp", "hidden": []}, "steps": 0, "slots": {"learning_rates": {"type": "shared", "init": 0.1}}})
+    case = problem(
+        {"type": "quadratic"},
+        {
+            "model": {"type": "mlp", "hidden": []},
+            "steps": 0,
+            "slots": {"learning_rates": {"type": "shared", "init": 0.1}},
+        },
+    )
     assert float(estimate(case, "backprop", start(case)).gradient["learning_rates.rate"]) == 0.0
 
 
 def test_a_diverged_task_is_named_and_its_value_kept() -> None:
-    case = problem({"type": "quadratic"}, {"model": {"type": "mlp", "hidden": []}, "steps": 3, "slots": {"learning_rates": {"type": "fixed", "value": 1e200}}})
+    case = problem(
+        {"type": "quadratic"},
+        {
+            "model": {"type": "mlp", "hidden": []},
+            "steps": 3,
+            "slots": {"learning_rates": {"type": "fixed", "value": 1e200}},
+        },
+    )
     found = estimate(case, "backprop", start(case))
     assert not np.isfinite(found.value)
     assert found.diverged == tuple(range(6))
@@ -164,7 +196,9 @@ def test_adapting_part_of_the_network_leaves_the_rest_as_it_was() -> None:
     task = case.sample("train", [1, 2])
     phi = start(case)
     state = learner.step(phi, task, learner.begin(phi, task, 0), 0, create_graph=False)
-    moved = {name for name, value in state["theta"].items() if not torch.equal(value, phi.tensors[f"initialization.{name}"].expand_as(value))}
+    moved = {
+        name
+        for name, value in state["theta"].items()
+        if not torch.equal(value, phi.tensors[f"initialization.{name}"].expand_as(value))
+    }
     assert moved == {"head.weight", "head.bias"}
-
-

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from metasearch.reporting.numbers import duration, figure, heading, paired_ci95, plain, running_mean, thin
+from metasearch.core.statistics import paired_ci95
+from metasearch.reporting.numbers import duration, figure, heading, plain, running_mean, thin
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,9 @@ class Drivers:
         """A driver that starts ``tree`` (or resumes ``run``), and dies at a fault point if one is named."""
         from driver import drive
 
-        process = self._context.Process(target=drive, args=(tree, str(self.root), fault, None if run is None else str(run)))
+        process = self._context.Process(
+            target=drive, args=(tree, str(self.root), fault, None if run is None else str(run))
+        )
         process.start()
         return process
 

@@ -15,7 +15,9 @@ def journal(run: Path) -> list[dict[str, Any]]:
 
 
 def of_type(run: Path, type_: str) -> list[dict[str, Any]]:
-    return [{key: value for key, value in one.items() if key not in WHEN} for one in journal(run) if one["type"] == type_]
+    return [
+        {key: value for key, value in one.items() if key not in WHEN} for one in journal(run) if one["type"] == type_
+    ]
 
 
 def sequence(run: Path) -> list[tuple[Any, ...]]:

@@ -65,14 +65,18 @@ def test_augmentation_by_a_policy_with_training_runs_on_asha() -> None:
 def test_a_search_over_the_settings_of_a_search() -> None:
     tree = {key: value for key, value in sketch(NESTED).items() if key != "tasks"}
     experiment = resolve(tree, EXPERIMENTS)
-    kinds = {name.removeprefix("evaluation.search.set."): type(one) for name, one in experiment.space.dimensions.items()}
+    kinds = {
+        name.removeprefix("evaluation.search.set."): type(one) for name, one in experiment.space.dimensions.items()
+    }
     assert kinds == {"learner.steps.train": Int, "learner.slots.learning_rates.value": Float}
 
 
 def test_architecture_by_a_policy_and_weights_by_gradient() -> None:
     tasks = {"type": "sinusoid", "shots": 5, "queries": 5}
     experiment = resolve(sketch(JOINT, tasks=tasks, imports=["probes", "planned"]), PARTS)
-    assert experiment.owners == dict.fromkeys(("learner.slots.architecture.layer0", "learner.slots.architecture.layer1"), "controller")
+    assert experiment.owners == dict.fromkeys(
+        ("learner.slots.architecture.layer0", "learner.slots.architecture.layer1"), "controller"
+    )
     assert experiment.slot_owners == {"initialization": "weights"}
     assert all(isinstance(one, Choice) for one in experiment.space.dimensions.values())
 
@@ -139,7 +143,9 @@ def test_overrides_reach_nested_keys_and_read_values_as_yaml() -> None:
 
 
 def test_the_recipe_gives_way_to_what_the_file_says() -> None:
-    experiment = load(EXPERIMENTS / "omniglot_maml.yaml", {"learner.slots.learning_rates": {"type": "shared", "init": 0.2}})
+    experiment = load(
+        EXPERIMENTS / "omniglot_maml.yaml", {"learner.slots.learning_rates": {"type": "shared", "init": 0.2}}
+    )
     assert experiment.tree["learner"]["slots"]["learning_rates"] == {"type": "shared", "init": 0.2}
     assert experiment.tree["learner"]["slots"]["update_rule"] == {"type": "sgd"}
 

@@ -4,14 +4,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from records import content
 
 from metasearch.core.errors import ConfigError
 from metasearch.groups import expand, is_group, resume_group, run_group
-from records import content
 
 
 def test_seeds_and_variants_expand_to_every_combination() -> None:
-    members = expand({"name": "x", "seed": 9, "seeds": [0, 1], "variants": {"a": {}, "b": {"budget.steps": 2}}, "budget": {"steps": 1}})
+    members = expand(
+        {
+            "name": "x",
+            "seed": 9,
+            "seeds": [0, 1],
+            "variants": {"a": {}, "b": {"budget.steps": 2}},
+            "budget": {"steps": 1},
+        }
+    )
     assert list(members) == ["a-0", "a-1", "b-0", "b-1"]
     assert [one["seed"] for one in members.values()] == [0, 1, 0, 1]
     assert [one["budget"]["steps"] for one in members.values()] == [1, 1, 2, 2]

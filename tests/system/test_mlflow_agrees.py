@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 from mlflow.tracking import MlflowClient
+from probes import SPACE
+from records import content, of_type
 
 from metasearch.experiment import resolve
 from metasearch.running import resume, run
-from probes import SPACE
-from records import content, of_type
 
 PARTS = Path(__file__).parent / "parts"
 
@@ -44,7 +44,9 @@ def test_a_killed_and_resumed_search_is_one_mlflow_run_with_every_evaluation(
     assert shown.info.run_id in "".join(outcome.urls.values())
 
 
-def test_every_proposal_of_a_search_over_choices_has_one_child_run(uri: str, tiny: dict[str, Any], drivers: Any) -> None:
+def test_every_proposal_of_a_search_over_choices_has_one_child_run(
+    uri: str, tiny: dict[str, Any], drivers: Any
+) -> None:
     tree = {
         "name": "choices",
         "searcher": {"type": "random", "in_flight": 2},

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from records import content, journal, of_type
 
 from metasearch.core.errors import ConfigError, ResumeError, RunLockedError
 from metasearch.experiment import resolve
 from metasearch.running import extend, replay, resume, run
 from metasearch.tracking import Journal, RunDirectory
-from records import content, journal, of_type
 
 
 @pytest.fixture

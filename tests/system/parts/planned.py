@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from probes import Supernet
 from pydantic import PositiveInt
 
 from metasearch.components import Component
@@ -13,7 +14,6 @@ from metasearch.core.registry import register
 from metasearch.core.space import Choice, Space
 from metasearch.core.values import Measurement, Phi
 from metasearch.objective import TrialCalls
-from probes import Supernet
 
 register("model", "supernet")(Supernet)
 register("slot.initialization", "shared_tensors")(LearnedInitialization)
@@ -48,7 +48,9 @@ class TrainingLearner:
 
     def __init__(self, config: Any, spec: Any, choices: Any = None) -> None:
         self.config = config
-        parts = SubPolicies(SubPolicies.Config(**{k: v for k, v in config.slots["augmentation"].items() if k != "type"}), None)
+        parts = SubPolicies(
+            SubPolicies.Config(**{k: v for k, v in config.slots["augmentation"].items() if k != "type"}), None
+        )
         self._space = Space({f"slots.augmentation.{name}": one for name, one in parts.space().dimensions.items()})
 
     def space(self) -> Space:
