@@ -1,9 +1,10 @@
 """metasearch: search over how a network learns.
 
-Everything about training that people set by hand is a learnable component, together phi; an inner loop F_phi trains theta on
-a task's support set, and a searcher lowers the loss on its query set, L(phi).
+Everything about training that people set by hand is a learnable component, together phi; an inner loop F_phi trains
+theta on a task's support set, and a searcher lowers the loss on its query set, L(phi).
 
-The names below are loaded when they are first used; ``import metasearch`` itself imports neither torch nor Ray nor MLflow.
+The names below are loaded when they are first used; ``import metasearch`` itself imports neither torch nor Ray nor
+MLflow.
 """
 
 from __future__ import annotations

@@ -30,7 +30,9 @@ def run(
     Args:
         file: path of the file, or its content as a mapping.
         set: overrides, ``["budget.steps=10"]`` or ``{"budget.steps": 10}``.
-        workers, seed, name: short for the overrides ``execution.workers``, ``seed`` and ``name``.
+        workers: short for the override ``execution.workers``.
+        seed: short for the override ``seed``.
+        name: short for the override ``name``.
         runs: folder of run directories.
         listener: a display; None prints a line now and then.
 
@@ -63,13 +65,15 @@ def search(
     """Runs an experiment given as keyword arguments; they have the names of an experiment file's blocks.
 
     Args:
-        objective: a training function ``train(config, trial) -> L`` to search over, in place of ``tasks`` and ``learner``.
-        space: what ``objective`` is given as ``config``: plain values, and ranges such as ``{"float": [1e-4, 1], "log": True}``.
+        objective: a training function ``train(config, trial) -> L`` to search over, in place of ``tasks`` and
+            ``learner``.
+        space: what ``objective`` is given as ``config``: plain values, and ranges such as
+            ``{"float": [1e-4, 1], "log": True}``.
         workers: short for ``execution={"workers": ...}``.
         runs: folder of run directories.
         listener: a display; None prints a line now and then.
-        blocks: ``tasks``, ``learner``, ``searcher``, ``evaluation``, ``validation``, ``test``, ``budget`` ... Where a file names a class,
-            the class itself may stand; ``tasks`` may be an object.
+        blocks: ``tasks``, ``learner``, ``searcher``, ``evaluation``, ``validation``, ``test``, ``budget`` ... Where a
+            file names a class, the class itself may stand; ``tasks`` may be an object.
 
     Returns:
         See :func:`run`.
@@ -95,6 +99,7 @@ def resume(
     Args:
         reference: path, id or unique prefix.
         runs: folder of run directories.
+        listener: a display; None prints a line now and then.
         objects: blocks that were given as objects at the start, under the same names.
 
     Raises:

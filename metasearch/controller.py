@@ -1,8 +1,8 @@
 """The outer loop: ask, journal, evaluate, journal, tell, validate, checkpoint.
 
-The journal is written before anything acts on what it says, so that after a stop at any moment the loop can be walked again
-along the record: what the record has is not computed again for a searcher of values, and is computed again and compared for
-a searcher of gradients (from the newest checkpoint on).
+The journal is written before anything acts on what it says, so that after a stop at any moment the loop can be walked
+again along the record: what the record has is not computed again for a searcher of values, and is computed again and
+compared for a searcher of gradients (from the newest checkpoint on).
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ class Plan:
         select: ``L`` (lowest is best) or a metric (highest is best).
         checkpoint_every: outer steps between checkpoints.
         max_failures: failed proposals in a row that end a search over choices.
-        interruptible: whether a stop leaves evaluations in flight to the next driver (long ones) instead of finishing them.
+        interruptible: whether a stop leaves evaluations in flight to the next driver (long ones) instead of finishing
+            them.
     """
 
     seed: int
@@ -339,7 +340,8 @@ class Controller:
         if self._failures >= self.plan.max_failures:
             assert evaluation.failure is not None
             raise ExecutionError(
-                f"{self._failures} proposals in a row failed, the last with: {evaluation.failure.message}\n{evaluation.failure.traceback}"
+                f"{self._failures} proposals in a row failed, the last with: {evaluation.failure.message}\n"
+                f"{evaluation.failure.traceback}"
             )
         if ask.complete:
             self._tell(ask)
@@ -427,8 +429,8 @@ class Controller:
         for proposal, before in zip(ask.proposals, record["proposals"], strict=True):
             if dict(proposal.choices) != before["choices"] or proposal.seed != before["seed"]:
                 raise ResumeError(
-                    f"asked again, the searcher proposes {dict(proposal.choices)} for proposal {before['id']}, the record has "
-                    f"{before['choices']}; resume with the versions and the configuration of the first start"
+                    f"asked again, the searcher proposes {dict(proposal.choices)} for proposal {before['id']}, the "
+                    f"record has {before['choices']}; resume with the versions and the configuration of the first start"
                 )
         self._open.append(ask)
 
@@ -495,7 +497,7 @@ def _compare(record: Record, fields: Record) -> None:
     before, now = (repr((one["L"], one["objective"], one["gradient"])) for one in (record, fields))
     if before != now:
         raise ResumeError(
-            f"evaluation {record['id']}, computed again, gives L = {fields['L']!r} (gradient {fields['gradient']}); the record has "
-            f"L = {record['L']!r} (gradient {record['gradient']}). The hardware, the versions or the configuration differ from the "
-            f"first start, so the search cannot be continued exactly"
+            f"evaluation {record['id']}, computed again, gives L = {fields['L']!r} (gradient {fields['gradient']}); "
+            f"the record has L = {record['L']!r} (gradient {record['gradient']}). The hardware, the versions or the "
+            f"configuration differ from the first start, so the search cannot be continued exactly"
         )

@@ -327,7 +327,8 @@ def _reward_split(settings: Any) -> str | None:
 
 
 def recorded(value: Any) -> Any:
-    """A configuration as the record holds it: plain values; classes and functions by import path, objects as ``{object: path}``.
+    """A configuration as the record holds it: plain values; classes and functions by import path, objects as
+    ``{object: path}``.
 
     >>> recorded({"type": dict, "n": 1})
     {'type': 'builtins:dict', 'n': 1}

@@ -29,7 +29,8 @@ class GroupRow:
         variant: its name.
         values: the figure of each seed, in the order of seeds.
         mean, ci95: over seeds (1.96 standard errors).
-        difference, difference_ci95: to the first variant, paired by seed (Student's t); None for the first variant itself.
+        difference, difference_ci95: to the first variant, paired by seed (Student's t); None for the first variant
+            itself.
     """
 
     variant: str
@@ -93,6 +94,8 @@ def run_group(
     Args:
         tree: the raw experiment with ``seeds`` or ``variants``.
         folder: of the experiment file.
+        root: folder in which the group's folder is made.
+        listener: a display of each run; None shows nothing.
     """
     members = expand(tree)
     for member in members.values():

@@ -62,8 +62,9 @@ class HeldOut:
         """Image episodes of the test, with what the learner says about them after 0, 1 ... inner steps.
 
         Returns:
-            ``support_x``, ``support_y``, ``query_x``, ``query_y``, ``predictions`` and ``confidence`` (``[E, m, steps + 1]``); None
-            for learners without inner steps and for tasks that are not image classification.
+            ``support_x``, ``support_y``, ``query_x``, ``query_y``, ``predictions`` and ``confidence``
+            (``[E, m, steps + 1]``); None for learners without inner steps and for tasks that are not image
+            classification.
         """
         settings, problem = self._file.test, self._program.problem
         assert settings is not None

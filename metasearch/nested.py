@@ -21,8 +21,8 @@ __all__ = ["NestedSearch"]
 class NestedSearch(TrialCalls):
     """Runs an experiment under a proposal's settings and reports its validation.
 
-    Its journal is a folder of the outer run (``searches/<proposal>``), its seed derives from the proposal, and a trial that
-    is started again continues where its own record ends.
+    Its journal is a folder of the outer run (``searches/<proposal>``), its seed derives from the proposal, and a trial
+    that is started again continues where its own record ends.
 
     Args:
         config: its settings.
@@ -37,8 +37,8 @@ class NestedSearch(TrialCalls):
 
         Args:
             search: the inner experiment: ``{from: FILE, set: {key: value}}``, or a whole experiment.
-            report: what is reported after each inner validation and lowered: ``validation/L``, or ``validation/<metric>``, whose
-                negative is lowered.
+            report: what is reported after each inner validation and lowered: ``validation/L``, or
+                ``validation/<metric>``, whose negative is lowered.
         """
 
         search: dict[str, Any]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 
 from metasearch.core.config import Config
 from metasearch.core.contracts import Trial
@@ -69,7 +70,7 @@ class Objective(TrialCalls):
         """
 
         function: Any
-        config: dict[str, Any] = {}
+        config: dict[str, Any] = Field(default_factory=dict)
 
     def __init__(self, config: Any, program: Any) -> None:
         self._program = program

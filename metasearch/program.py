@@ -37,7 +37,10 @@ registry("evaluation").add("search", "metasearch.nested:NestedSearch")
 
 @runtime_checkable
 class TrialEvaluation(Protocol):
-    """An evaluation of L that is a whole training run; listed under ``evaluation`` and built as ``Class(config, program)``."""
+    """An evaluation of L that is a whole training run.
+
+    Listed under ``evaluation`` and built as ``Class(config, program)``.
+    """
 
     def run(self, call: Call, trial: Trial) -> Measurement:
         """Carries it out on a worker, reporting through ``trial``."""
@@ -75,7 +78,8 @@ def build_program(blueprint: Blueprint) -> ExperimentProgram:
 
 
 class ExperimentProgram:
-    """The functions of an experiment: ``train``, ``validation``, ``test``, ``prepare:<baseline>`` and ``baseline:<baseline>``.
+    """The functions of an experiment: ``train``, ``validation``, ``test``, ``prepare:<baseline>`` and
+    ``baseline:<baseline>``.
 
     Args:
         blueprint: the resolved experiment.

@@ -136,7 +136,10 @@ def resume(
     Args:
         reference: path, id or unique prefix of a run.
         root: folder of run directories.
+        listener: a display.
         objects: blocks (``tasks``, ``learner`` ...) that were given as objects when the run was started.
+        on_validation: called with each validation record (a search around this one reports it).
+        mlflow_parent: MLflow run under which this one is filed.
 
     Raises:
         ResumeError: if the run cannot be continued exactly.
@@ -157,7 +160,11 @@ def extend(
     """Gives a run a larger budget and continues it.
 
     Args:
+        reference: path, id or unique prefix of a run.
         assignments: new values of ``budget.*``, as for ``--set``.
+        root: folder of run directories.
+        listener: a display.
+        objects: blocks (``tasks``, ``learner`` ...) that were given as objects when the run was started.
 
     Raises:
         ConfigError: if something else than the budget is to change, or nothing.
@@ -223,8 +230,11 @@ def replay(
     """Computes a recorded evaluation again, from the nearest checkpoint before it, and compares.
 
     Args:
+        reference: path, id or unique prefix of a run.
         evaluation: number of the evaluation (its proposal's id).
+        root: folder of run directories.
         say: is told what it will cost before the work begins.
+        objects: blocks (``tasks``, ``learner`` ...) that were given as objects when the run was started.
 
     Returns:
         ``evaluation``, ``from_step``, ``steps``, ``L``, ``recorded`` and ``equal``.
@@ -247,9 +257,8 @@ def replay(
     checkpoint = None if path is None else directory.load_checkpoint(path)
     start = 0 if checkpoint is None else int(checkpoint["step"])
     between = [one for one in cut if one["type"] == "evaluation" and one["step"] >= start]
-    say(
-        f"from the checkpoint of step {start}: {len(between)} evaluations, about {sum(one['seconds'] for one in between):.0f} s of work"
-    )
+    seconds = sum(one["seconds"] for one in between)
+    say(f"from the checkpoint of step {start}: {len(between)} evaluations, about {seconds:.0f} s of work")
     program = experiment.program
     seed = experiment.file.seed
     phi = _initial(program, seed)
@@ -287,7 +296,8 @@ def stored(directory: RunDirectory, objects: Mapping[str, Any] | None = None) ->
     for key, value in tree.items():
         if isinstance(value, Mapping) and "object" in value:
             raise ResumeError(
-                f"{key} was given as an object ({value['object']}) in Python; continue with ms.resume({directory.id!r}, {key}=...)"
+                f"{key} was given as an object ({value['object']}) in Python; continue with "
+                f"ms.resume({directory.id!r}, {key}=...)"
             )
     return load(tree)
 

@@ -1,4 +1,7 @@
-"""The blocks of an experiment file, with their defaults. Parts (tasks, learner, searchers ...) bring their own settings."""
+"""The blocks of an experiment file, with their defaults.
+
+Parts (tasks, learner, searchers ...) bring their own settings.
+"""
 
 from __future__ import annotations
 
@@ -133,10 +136,11 @@ class Tracking(Config):
     """The MLflow view.
 
     Args:
-        mlflow: False switches it off; a text is the tracking URI; True means ``MLFLOW_TRACKING_URI`` or a local database.
+        mlflow: False switches it off; a text is the tracking URI; True means ``MLFLOW_TRACKING_URI`` or a local
+            database.
         experiment: name of the MLflow experiment; None means the name of the run.
-        children: which proposals of a search over choices get a child run: ``all``, ``none``, ``auto`` (all up to 10,000
-            proposals) or ``{best: N}``.
+        children: which proposals of a search over choices get a child run: ``all``, ``none``, ``auto`` (all up to
+            10,000 proposals) or ``{best: N}``.
         report: whether report.html is written at the end.
     """
 

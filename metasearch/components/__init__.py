@@ -1,7 +1,7 @@
 """The slots of an inner loop: parts of learning that are fixed or learned.
 
-To add one, subclass :class:`Component`, give it a nested ``Config`` and register it under ``slot.<name of the slot>``; a slot
-name that nobody used before is a new slot.
+To add one, subclass :class:`Component`, give it a nested ``Config`` and register it under ``slot.<name of the slot>``;
+a slot name that nobody used before is a new slot.
 """
 
 from metasearch.components.base import SLOTS, Component, Context

@@ -1,8 +1,8 @@
 """What fills a slot: a component with a hook for each place of the inner loop that it may change.
 
 The inner loop calls every hook of every slot, in the order of :data:`SLOTS` and then by name; a component overrides the
-hooks that concern it and inherits the identity for the rest. A hook is a pure function: the component's learned tensors come
-in as ``values`` (its part of phi), everything else as arguments.
+hooks that concern it and inherits the identity for the rest. A hook is a pure function: the component's learned tensors
+come in as ``values`` (its part of phi), everything else as arguments.
 """
 
 from __future__ import annotations

@@ -16,7 +16,10 @@ __all__ = ["LearnedInitialization", "RandomInitialization"]
 
 
 class LearnedInitialization(Component):
-    """The initial weights are part of phi and equal for all tasks (MAML; Finn, Abbeel, Levine 2017, arXiv:1703.03400)."""
+    """The initial weights are part of phi and equal for all tasks.
+
+    MAML; Finn, Abbeel, Levine 2017, arXiv:1703.03400.
+    """
 
     class Config(Config):
         """No settings: shapes come from the model."""

@@ -1,4 +1,7 @@
-"""How far the inner loop steps: the learning-rate slot. A rate is per inner step, in units of parameter per gradient."""
+"""How far the inner loop steps: the learning-rate slot.
+
+A rate is per inner step, in units of parameter per gradient.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,10 @@ class SharedRate(Component):
 
 
 class PerParameterRates(Component):
-    """One learned rate for each single parameter, which may become negative (Meta-SGD; Li et al. 2017, arXiv:1707.09835)."""
+    """One learned rate for each single parameter, which may become negative.
+
+    Meta-SGD; Li et al. 2017, arXiv:1707.09835.
+    """
 
     class Config(Config):
         """Settings.

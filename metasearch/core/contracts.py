@@ -72,7 +72,8 @@ class Model(Protocol):
     def __call__(
         self, parameters: Tensors, buffers: Tensors, x: Tensor, *, seeds: NDArray[np.int64] | None = None
     ) -> tuple[Tensor, Tensors]:
-        """Outputs ``[T, n, outputs]`` for ``x [T, n, ...]`` and parameters ``[T, ...]``, and the next buffers ``[T, ...]``.
+        """Outputs ``[T, n, outputs]`` for ``x [T, n, ...]`` and parameters ``[T, ...]``, and the next buffers
+        ``[T, ...]``.
 
         ``seeds`` ``[T]`` are for layers that draw (dropout); None switches such layers off.
         """
@@ -95,8 +96,9 @@ class Learner(Protocol):
         ...
 
     def evaluate(self, phi: Phi, task: Task, seed: int, *, train: bool = True, create_graph: bool = True) -> Losses:
-        """Losses of a group of tasks. ``train`` tells meta-training from validation and test (inner step counts may differ);
-        without ``create_graph`` the gradients inside F_phi are constants (first order, and all that a value needs).
+        """Losses of a group of tasks. ``train`` tells meta-training from validation and test (inner step counts may
+        differ); without ``create_graph`` the gradients inside F_phi are constants (first order, and all that a value
+        needs).
         """
         ...
 
@@ -107,7 +109,10 @@ class Learner(Protocol):
 
 @runtime_checkable
 class InnerProblem(Protocol):
-    """A learner with an inner loop, opened: what truncation, checkpointing, Reptile, implicit gradients and PES build on."""
+    """A learner with an inner loop, opened.
+
+    Truncation, checkpointing, Reptile, implicit gradients and PES build on it.
+    """
 
     def n_steps(self, *, train: bool = True) -> int:
         """Length of the inner loop."""
@@ -126,21 +131,24 @@ class InnerProblem(Protocol):
         ...
 
     def query_loss(self, phi: Phi, task: Task, state: Any, seed: int | None) -> Losses:
-        """The losses on the query set at a state (``objective`` and ``query`` are the same there); without a seed, layers
-        that draw are off.
+        """The losses on the query set at a state (``objective`` and ``query`` are the same there); without a seed,
+        layers that draw are off.
         """
         ...
 
 
 class Estimator(Protocol):
-    """What one evaluation computes about L: a value, a gradient, a direction. Pure on the worker, ordered on the driver."""
+    """What one evaluation computes about L: a value, a gradient, a direction.
+
+    Pure on the worker, ordered on the driver.
+    """
 
     gives_gradient: bool
     """Whether ``combine`` returns a gradient, which gradient searchers need."""
 
     def calls(self, proposal: int, phi: Any, carried: Sequence[Any] | None, seed: int) -> list[Call]:
-        """The calls of one evaluation, in reduction order. ``phi`` is phi or the executor's reference to it; ``carried`` has
-        one entry a call, from the evaluation before, or is None at the start.
+        """The calls of one evaluation, in reduction order. ``phi`` is phi or the executor's reference to it;
+        ``carried`` has one entry a call, from the evaluation before, or is None at the start.
         """
         ...
 
@@ -175,8 +183,8 @@ class Searcher(Protocol):
         ...
 
     def replay(self, evaluations: Sequence[Evaluation]) -> None:
-        """Like ``tell``, on the way to a checkpoint: a searcher that is rebuilt by asking and telling again learns from the
-        recorded values; one whose state the checkpoint holds does nothing.
+        """Like ``tell``, on the way to a checkpoint: a searcher that is rebuilt by asking and telling again learns from
+        the recorded values; one whose state the checkpoint holds does nothing.
         """
         ...
 
@@ -185,8 +193,8 @@ class Searcher(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must hold to continue: a tree of tensors and plain values. A searcher that is rebuilt by asking and
-        telling again returns an empty one.
+        """What a checkpoint must hold to continue: a tree of tensors and plain values. A searcher that is rebuilt by
+        asking and telling again returns an empty one.
         """
         ...
 
@@ -194,7 +202,10 @@ class Searcher(Protocol):
 
 
 class Program(Protocol):
-    """What a worker holds: everything built once from the resolved experiment (data on the device, networks, estimators)."""
+    """What a worker holds: everything built once from the resolved experiment.
+
+    That is data on the device, networks and estimators.
+    """
 
     def measure(self, call: Call) -> Measurement:
         """Answers a function call; pure."""
@@ -206,7 +217,8 @@ class Program(Protocol):
 
 
 class Executor(Protocol):
-    """Where calls run. Built from ``setup``, a picklable function without arguments that makes a worker's :class:`Program`.
+    """Where calls run. Built from ``setup``, a picklable function without arguments that makes a worker's
+    :class:`Program`.
 
     A lost worker is replaced and its calls are repeated; a call ends in exactly one measurement or failure.
     """
@@ -222,7 +234,9 @@ class Executor(Protocol):
         ...
 
     def wait(self, timeout_s: float | None = None) -> list[tuple[Call, Report | Measurement | Failure]]:
-        """What has arrived since, in order of arrival; blocks until there is something or the time is over (then empty)."""
+        """What has arrived since, in order of arrival; blocks until there is something or the time is over (then
+        empty).
+        """
         ...
 
     def close(self) -> None:

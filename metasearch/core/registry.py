@@ -69,7 +69,7 @@ KINDS: dict[str, Registry] = {}
 """All registries by kind."""
 
 ADAPTERS: dict[str, list[Callable[[Any, dict[str, Any]], tuple[Any, dict[str, Any]]]]] = {}
-"""For a kind, functions that turn a foreign class (an ``nn.Module`` as a model) and its settings into a part of ours."""
+"""For a kind, functions that turn a foreign class (an ``nn.Module`` as a model) and its settings into ours."""
 
 
 def registry(kind: str) -> Registry:
@@ -153,9 +153,7 @@ def resolve(reference: str, path: str = "") -> Any:
         ) from None
     for part in attribute.split("."):
         if not hasattr(target, part):
-            raise ConfigError(
-                path,
-                f"module {module_name!r} has no {attribute!r}; {nearest(attribute, [n for n in vars(target) if not n.startswith('_')])}",
-            )
+            public = [name for name in vars(target) if not name.startswith("_")]
+            raise ConfigError(path, f"module {module_name!r} has no {attribute!r}; {nearest(attribute, public)}")
         target = getattr(target, part)
     return target

@@ -53,8 +53,8 @@ class TaskSpec:
         outputs: number of classes ("ways"), or of regressed values.
         support: support examples a task.
         query: query examples a task.
-        loss: ``loss(predictions [T, n, ...], targets [T, n, ...]) -> [T, n]``; None picks cross-entropy or squared error by
-            ``kind``.
+        loss: ``loss(predictions [T, n, ...], targets [T, n, ...]) -> [T, n]``; None picks cross-entropy or squared
+            error by ``kind``.
     """
 
     kind: str
@@ -67,7 +67,10 @@ class TaskSpec:
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples of a group of tasks: ``x`` is ``[T, n, *input_shape]``, ``y`` is ``[T, n]`` (int64) or ``[T, n, outputs]``."""
+    """Examples of a group of tasks.
+
+    ``x`` is ``[T, n, *input_shape]``, ``y`` is ``[T, n]`` (int64) or ``[T, n, outputs]``.
+    """
 
     x: Tensor
     y: Tensor
@@ -223,8 +226,8 @@ class Failure:
     """Why a call has no measurement.
 
     Args:
-        kind: ``user_error`` (the code raised; repeating it will not help), ``out_of_memory``, ``lost`` (the worker or node
-            died) or ``preempted``.
+        kind: ``user_error`` (the code raised; repeating it will not help), ``out_of_memory``, ``lost`` (the worker or
+            node died) or ``preempted``.
         message: one line for a person.
         traceback: the worker's traceback, if there is one.
     """

@@ -71,8 +71,8 @@ class EpisodeEstimator(ABC):
         Args:
             tasks: episodes in one evaluation (the meta-batch).
             shard: episodes in one call.
-            reward_split: split on which L is measured besides, as the metric ``reward``, for a searcher that must not see
-                what the gradient saw.
+            reward_split: split on which L is measured besides, as the metric ``reward``, for a searcher that must not
+                see what the gradient saw.
         """
 
         tasks: PositiveInt = 32

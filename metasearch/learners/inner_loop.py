@@ -1,6 +1,8 @@
 """F_phi as an inner loop: gradient steps on the support set, with slots for everything about them that can be learned.
 
-    theta_0 = initialization;  theta_{k+1} = update_rule(theta_k, gradient of the support loss, rates);  l = query loss at theta_K
+    theta_0 = initialization
+    theta_{k+1} = update_rule(theta_k, gradient of the support loss, rates)
+    l = query loss at theta_K
 
 MAML (Finn, Abbeel, Levine 2017, arXiv:1703.03400) is the case of a learned initialization under plain gradient descent.
 """
@@ -68,10 +70,11 @@ class InnerLoop:
         Args:
             model: the network: ``type`` and its settings, a name, or an ``nn.Module`` class or object of your own.
             steps: inner steps in training and at test; one number means both.
-            objective: what phi descends: the query loss after the last step, its sum over all steps, or a weighted sum with one
-                weight for each step from 1 on.
+            objective: what phi descends: the query loss after the last step, its sum over all steps, or a weighted sum
+                with one weight for each step from 1 on.
             adapt: patterns of the parameter names that the inner loop changes (all by default).
-            slots: what fills each slot; what is not named is a learned initialization, a rate of 0.1, and gradient descent.
+            slots: what fills each slot; what is not named is a learned initialization, a rate of 0.1, and gradient
+                descent.
         """
 
         model: Any
@@ -139,7 +142,10 @@ class InnerLoop:
         return int(self.config.steps.train if train else self.config.steps.test)
 
     def begin(self, phi: Phi, task: Task, seed: int) -> State:
-        """The state before the first step: ``theta`` and ``buffers`` ``[T, ...]``, the update rule's state, the step count."""
+        """The state before the first step.
+
+        It holds ``theta`` and ``buffers`` ``[T, ...]``, the update rule's state and the step count.
+        """
         theta: Tensors = {}
         rule: State = {}
         for slot, component in self.slots.items():

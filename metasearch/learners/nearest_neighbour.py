@@ -55,7 +55,10 @@ class PixelNearestNeighbour:
 
 
 class Neighbours:
-    """Predicts the label of the nearest remembered example: log-probabilities ``[T, n, ways]`` for ``x [T, n, ...]``."""
+    """Predicts the label of the nearest remembered example.
+
+    Log-probabilities ``[T, n, ways]`` for ``x [T, n, ...]``.
+    """
 
     def __init__(self, support: Batch, ways: int) -> None:
         self._support = support

@@ -32,10 +32,10 @@ def build_model(given: Any, spec: TaskSpec) -> Model:
         ConfigError: if it cannot be built.
     """
     if isinstance(given, Mapping | str):
-        return build("model", given, "model", spec=spec)  # type: ignore[no-any-return]
+        return build("model", given, "model", spec=spec)
     if isinstance(given, type):
-        return build("model", {"type": given}, "model", spec=spec)  # type: ignore[no-any-return]
-    return build("model", {"type": "module", "factory": given}, "model", spec=spec)  # type: ignore[no-any-return]
+        return build("model", {"type": given}, "model", spec=spec)
+    return build("model", {"type": "module", "factory": given}, "model", spec=spec)
 
 
 def _own_module(part: Any, settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -23,7 +23,9 @@ def names() -> list[str]:
 
 
 def expand(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """An experiment with ``learner.recipe`` replaced by what the recipe stands for; what the experiment says itself wins.
+    """An experiment with ``learner.recipe`` replaced by what the recipe stands for.
+
+    What the experiment says itself wins.
 
     Raises:
         ConfigError: if there is no such recipe.
@@ -41,7 +43,10 @@ def expand(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def overlay(base: Any, over: Any) -> Any:
-    """Two trees, the second on top: mappings merge key by key unless they name different types; anything else replaces."""
+    """Two trees, the second on top.
+
+    Mappings merge key by key unless they name different types; anything else replaces.
+    """
     if not isinstance(base, Mapping) or not isinstance(over, Mapping):
         return over
     if "type" in over and "type" in base and over["type"] != base["type"]:

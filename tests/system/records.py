@@ -26,7 +26,10 @@ def sequence(run: Path) -> list[tuple[Any, ...]]:
 
 
 def content(run: Path) -> dict[str, Any]:
-    """All that an undisturbed run and a resumed one have in common: what was asked, found, validated, tested, and phi."""
+    """All that an undisturbed run and a resumed one have in common.
+
+    What was asked, found, validated, tested, and phi.
+    """
     return {
         "asks": of_type(run, "ask"),
         "evaluations": sorted(of_type(run, "evaluation"), key=lambda one: one["id"]),

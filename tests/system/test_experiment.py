@@ -20,11 +20,20 @@ tasks: {type: omniglot, split: vinyals, ways: 5, shots: 1}
 budget: {steps: 10}
 """
 META_SGD = """
-learner:    {recipe: meta_sgd, model: {type: conv4}, slots: {initialization: {type: tensors, searcher: weights}, learning_rates: {type: per_parameter, init: 0.4, searcher: rates}}}
+learner:
+  recipe: meta_sgd
+  model: {type: conv4}
+  slots:
+    initialization: {type: tensors, searcher: weights}
+    learning_rates: {type: per_parameter, init: 0.4, searcher: rates}
 searchers:  {weights: {type: gradient, lr: 1.0e-3}, rates: {type: gradient, lr: 1.0e-4, clip: 10}}
 """
 AUGMENTATION = """
-learner:    {type: training, model: {type: conv4}, slots: {augmentation: {type: sub_policies, count: 5, ops: 2, searcher: controller}}}
+learner:
+  type: training
+  model: {type: conv4}
+  slots:
+    augmentation: {type: sub_policies, count: 5, ops: 2, searcher: controller}
 searchers:  {controller: {type: policy, algorithm: reinforce, in_flight: 8}}
 evaluation: {type: training, epochs: 27, report_every: 1}
 scheduler:  {type: asha, grace: 3, reduction: 3}
@@ -32,13 +41,27 @@ test:       {retrain: {best: 1, seeds: 3}, baselines: [none, {randaugment: tuned
 """
 NESTED = """
 searcher:   {type: optuna, sampler: tpe, in_flight: 2}
-evaluation: {type: search, report: validation/L, search: {from: omniglot_maml.yaml, set: {learner.steps.train: {int: [1, 5]}, learner.slots.learning_rates.value: {float: [0.01, 1], log: true}}}}
+evaluation:
+  type: search
+  report: validation/L
+  search:
+    from: omniglot_maml.yaml
+    set:
+      learner.steps.train: {int: [1, 5]}
+      learner.slots.learning_rates.value: {float: [0.01, 1], log: true}
 scheduler:  {type: asha, metric: validation/L, grace: 2}
 budget:     {evaluations: 40}
 """
 JOINT = """
-learner:    {type: inner_loop, model: {type: supernet}, slots: {architecture: {type: one_path, searcher: controller}, initialization: {type: shared_tensors, searcher: weights}}}
-searchers:  {controller: {type: policy, algorithm: reinforce, reward_split: validation}, weights: {type: gradient, lr: 1.0e-3}}
+learner:
+  type: inner_loop
+  model: {type: supernet}
+  slots:
+    architecture: {type: one_path, searcher: controller}
+    initialization: {type: shared_tensors, searcher: weights}
+searchers:
+  controller: {type: policy, algorithm: reinforce, reward_split: validation}
+  weights: {type: gradient, lr: 1.0e-3}
 compose:    {type: joint, proposals_per_step: 4}
 test:       {derive: {sample: 50, keep: 1, retrain: true}}
 evaluation: {type: episodes, estimator: backprop}

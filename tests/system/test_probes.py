@@ -1,4 +1,7 @@
-"""Six methods that the package does not ship, built on its contracts: each on 1, 2 and 3 workers, killed and resumed."""
+"""Six methods that the package does not ship, built on its contracts.
+
+Each on 1, 2 and 3 workers, killed and resumed.
+"""
 
 from collections.abc import Callable
 from pathlib import Path

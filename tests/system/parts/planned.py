@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from probes import Supernet
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from metasearch.components import Component
 from metasearch.components.initialization import LearnedInitialization
@@ -44,7 +44,7 @@ class SubPolicies(Component):
 class TrainingLearner:
     class Config(Config):
         model: dict[str, Any]
-        slots: dict[str, dict[str, Any]] = {}
+        slots: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
     def __init__(self, config: Any, spec: Any, choices: Any = None) -> None:
         self.config = config

@@ -21,7 +21,10 @@ from metasearch.learners.inner_loop import InnerLoop
 
 
 class Truncated(EpisodeEstimator):
-    """Backprop through ``steps`` inner steps at a time; the inner state goes on in the next outer step, up to ``horizon``."""
+    """Backprop through ``steps`` inner steps at a time.
+
+    The inner state goes on in the next outer step, up to ``horizon``.
+    """
 
     class Config(EpisodeEstimator.Config):
         steps: PositiveInt = 2
@@ -78,7 +81,10 @@ class AntitheticES(EpisodeEstimator):
 
 
 class RunningMean(InnerLoop):
-    """A learner with a buffer: it follows the mean of the query inputs, without a gradient, and centres inputs by it."""
+    """A learner with a buffer.
+
+    It follows the mean of the query inputs, without a gradient, and centres inputs by it.
+    """
 
     def init(self, seed: int) -> Phi:
         return super().init(seed).replace(buffers={"statistics.mean": torch.zeros(1)})

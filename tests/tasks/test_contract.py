@@ -1,0 +1,33 @@
+"""The contract of task distributions, for everything that is registered."""
+
+from typing import Any
+
+import pytest
+
+import metasearch.tasks  # noqa: F401  (lists the built-in tasks)
+from metasearch.core.registry import build, registry
+from metasearch.testing.tasks import TaskContract
+
+SETTINGS: dict[str, list[dict[str, Any]]] = {
+    "omniglot": [
+        {"ways": 5, "shots": 1},
+        {"ways": 3, "shots": 2, "queries": 4, "split": "random", "rotations": "all"},
+        {"ways": 3, "shots": 1, "split": "lake", "within_alphabet": True, "rotations": "none"},
+    ],
+    "sinusoid": [{}, {"frequency": [0.8, 1.2]}],
+    "quadratic": [{"noise": 0.1}],
+}
+
+
+def test_every_built_in_distribution_is_covered() -> None:
+    own = {name for name in registry("task") if not name.startswith("doctest")}
+    assert own == set(SETTINGS)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"type": name, **one} for name in SETTINGS for one in SETTINGS[name]], ids=lambda one: "-".join(map(str, one.values()))
+)
+class TestRegistered(TaskContract):
+    @pytest.fixture
+    def tasks(self, settings: dict[str, Any]) -> Any:
+        return build("task", settings, "tasks", device="cpu")
