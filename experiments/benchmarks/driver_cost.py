@@ -2,11 +2,11 @@
 
 Drives searches over one number whose evaluations cost nothing, so that all the time is the driver's: ask, two records
 that are flushed to disk, tell. Prints milliseconds an evaluation at each length of search; they should be equal, since
-nothing may grow with the journal. `--mlflow` adds a search that is shown in MLflow (SQLite, in a temporary folder) without
-and with a child run for each proposal; the last upload is included, the making of an empty database is not.
+nothing may grow with the journal. `--mlflow` adds a search that is shown in MLflow (SQLite, in a temporary folder),
+without and with a child run for each proposal; the last upload is included, the making of an empty database is not.
 
-`--tune` compares that many evaluations that return at once, on two workers of a local Ray: Ray Tune with OptunaSearch and
-`reuse_actors`, and this package with the same sampler, with and without MLflow.
+`--tune` compares that many evaluations that return at once, on two workers of a local Ray: Ray Tune with OptunaSearch
+and `reuse_actors`, and this package with the same sampler, without and with MLflow.
 """
 
 from __future__ import annotations

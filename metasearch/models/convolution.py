@@ -12,7 +12,6 @@ measured at a third to two thirds of the speed of the product (``experiments/ben
 from __future__ import annotations
 
 import functools
-import math
 from typing import Any
 
 import torch
@@ -135,10 +134,10 @@ class _Pack(torch.autograd.Function):
 
     @staticmethod
     def forward(weight: Tensor) -> Tensor:  # type: ignore[override]
-        tasks, outputs = weight.shape[:2]
         distinct = weight[:1] if weight.stride(0) == 0 else weight
-        packed = merged(distinct.permute(0, 3, 4, 2, 1), distinct.shape[0], math.prod(weight.shape[2:]), outputs)
-        return packed.expand(tasks, -1, -1)
+        tasks, outputs, channels, kernel, _ = weight.shape
+        matrix = merged(distinct.permute(0, 3, 4, 2, 1), distinct.shape[0], kernel * kernel * channels, outputs)
+        return matrix.expand(tasks, -1, -1)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -146,5 +145,22 @@ class _Pack(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
-        tasks, outputs, channels, kernel, _ = ctx.shape
-        return gradient.reshape(tasks, kernel, kernel, channels, outputs).permute(0, 4, 3, 1, 2)
+        unpacked: Tensor = _Unpack.apply(gradient, ctx.shape)
+        return unpacked
+
+
+class _Unpack(torch.autograd.Function):
+    """The inverse of :class:`_Pack`, and its transpose."""
+
+    @staticmethod
+    def forward(matrix: Tensor, shape: tuple[int, ...]) -> Tensor:  # type: ignore[override]
+        tasks, outputs, channels, kernel, _ = shape
+        return matrix.reshape(tasks, kernel, kernel, channels, outputs).permute(0, 4, 3, 1, 2)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        return
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return _Pack.apply(gradient), None

@@ -1,4 +1,7 @@
-"""What every learner must do: inherit :class:`LearnerContract`, give ``learner`` and ``tasks`` fixtures, get the tests."""
+"""What every learner must do.
+
+Inherit :class:`LearnerContract`, give ``learner`` and ``tasks`` fixtures, get the tests.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,9 @@ class LearnerContract:
         assert fingerprint(first.tensors) == fingerprint(again.tensors)
         assert not first.tensors or fingerprint(first.tensors) != fingerprint(other.tensors)
 
-    def test_losses_have_one_entry_a_task_and_repeat_bit_for_bit(self, learner: Learner, tasks: TaskDistribution) -> None:
+    def test_losses_have_one_entry_a_task_and_repeat_bit_for_bit(
+        self, learner: Learner, tasks: TaskDistribution
+    ) -> None:
         phi, task = learner.init(0), tasks.sample("train", SEEDS)
         first, again = (learner.evaluate(phi, task, 7, create_graph=False) for _ in range(2))
         for one in (first.objective, first.query, *first.metrics.values()):
@@ -40,7 +45,9 @@ class LearnerContract:
         assert torch.equal(first.query, again.query)
         assert torch.equal(first.objective, again.objective)
 
-    def test_evaluating_changes_neither_phi_nor_the_global_generator(self, learner: Learner, tasks: TaskDistribution) -> None:
+    def test_evaluating_changes_neither_phi_nor_the_global_generator(
+        self, learner: Learner, tasks: TaskDistribution
+    ) -> None:
         phi, task = learner.init(0), tasks.sample("train", SEEDS)
         before, state = fingerprint({**phi.tensors, **phi.buffers}), torch.random.get_rng_state()
         learner.evaluate(phi, task, 7, create_graph=False)

@@ -1,4 +1,6 @@
-"""What every task distribution must do: inherit :class:`TaskContract`, give a ``tasks`` fixture, get the tests.
+"""What every task distribution must do.
+
+Inherit :class:`TaskContract`, give a ``tasks`` fixture, get the tests::
 
     class TestMine(TaskContract):
         @pytest.fixture

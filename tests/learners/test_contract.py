@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import metasearch.learners
-import metasearch.tasks  # noqa: F401  (lists the built-in tasks)
+import metasearch.tasks  # lists the built-in tasks
 from metasearch.core.registry import build, registry
 from metasearch.testing.learners import LearnerContract
 
@@ -31,11 +31,18 @@ class Dropping(nn.Module):
 
 OMNIGLOT = {"type": "omniglot", "ways": 3, "shots": 1, "queries": 2}
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "conv4": (OMNIGLOT, {"type": "inner_loop", "model": {"type": "conv4", "filters": 4}, "steps": {"train": 1, "test": 2}}),
+    "conv4": (
+        OMNIGLOT,
+        {"type": "inner_loop", "model": {"type": "conv4", "filters": 4}, "steps": {"train": 1, "test": 2}},
+    ),
     "mlp": ({"type": "sinusoid"}, {"type": "inner_loop", "model": {"type": "mlp", "hidden": [4]}, "steps": 2}),
     "random start": (
         {"type": "sinusoid"},
-        {"type": "inner_loop", "model": {"type": "mlp", "hidden": [4]}, "slots": {"initialization": {"type": "random"}}},
+        {
+            "type": "inner_loop",
+            "model": {"type": "mlp", "hidden": [4]},
+            "slots": {"initialization": {"type": "random"}},
+        },
     ),
     "own module": ({"type": "quadratic"}, {"type": "inner_loop", "model": Dropping}),
     "nearest neighbour": (OMNIGLOT, {"type": "nearest_neighbour"}),

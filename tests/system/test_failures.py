@@ -1,4 +1,4 @@
-"""Memory, a user's mistake, divergence and an interrupt are told apart, recorded as what they are, and treated apart."""
+"""Memory, a user's mistake, divergence and an interrupt are told apart, recorded as such, and treated apart."""
 
 import math
 import threading
@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from records import content, of_type, sequence
 
 from metasearch.controller import Controller
 from metasearch.core.errors import ExecutionError
 from metasearch.experiment import resolve
 from metasearch.running import dry_run, resume, run
-from records import content, of_type, sequence
 
 PARTS = Path(__file__).parent / "parts"
 
@@ -44,7 +44,9 @@ def test_a_mistake_in_user_code_ends_a_gradient_search_with_its_traceback(tiny: 
     assert of_type(path, "evaluation") == []
 
 
-def test_a_diverged_step_is_recorded_as_nan_names_its_tasks_and_is_skipped(tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_a_diverged_step_is_recorded_as_nan_names_its_tasks_and_is_skipped(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
     tiny["tasks"]["type"] = "failing:Poisoned"
     tiny["evaluation"] = {"type": "episodes", "estimator": "backprop", "tasks": 3, "shard": 1}
     path = run(resolve({**tiny, "budget": {"steps": 12}}, PARTS), root=tmp_path).directory.path
@@ -76,10 +78,16 @@ def choices(tiny: dict[str, Any], function: str) -> dict[str, Any]:
     }
 
 
-def test_failed_and_diverged_proposals_are_recorded_as_such_and_the_search_goes_on(tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_failed_and_diverged_proposals_are_recorded_as_such_and_the_search_goes_on(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
     outcome = run(resolve(choices(tiny, "failing:sometimes"), PARTS), root=tmp_path)
     status = {one["id"]: one["status"] for one in of_type(outcome.directory.path, "evaluation")}
-    kinds = {one["id"]: one["choices"]["evaluation.config.kind"] for ask in of_type(outcome.directory.path, "ask") for one in ask["proposals"]}
+    kinds = {
+        one["id"]: one["choices"]["evaluation.config.kind"]
+        for ask in of_type(outcome.directory.path, "ask")
+        for one in ask["proposals"]
+    }
     assert {(kinds[id_], status[id_]) for id_ in kinds} == {("raise", "failed"), ("nan", "diverged"), ("fine", "ok")}
     assert outcome.results is not None
     assert outcome.results["selected"]["choices"]["evaluation.config.kind"] == "fine"
@@ -112,7 +120,9 @@ def test_an_interrupted_run_finishes_its_step_and_resumes_to_the_same_end(
     assert [one["status"] for one in of_type(path, "end")] == ["interrupted", "finished"]
 
 
-def test_a_dry_run_times_a_step_and_records_nothing(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dry_run_times_a_step_and_records_nothing(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     result = dry_run(resolve(tiny))
     assert result["estimate_seconds"] >= 8 * result["step_seconds"] > 0

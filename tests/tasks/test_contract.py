@@ -25,7 +25,9 @@ def test_every_built_in_distribution_is_covered() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"type": name, **one} for name in SETTINGS for one in SETTINGS[name]], ids=lambda one: "-".join(map(str, one.values()))
+    "settings",
+    [{"type": name, **one} for name in SETTINGS for one in SETTINGS[name]],
+    ids=lambda one: "-".join(map(str, one.values())),
 )
 class TestRegistered(TaskContract):
     @pytest.fixture
