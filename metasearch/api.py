@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from metasearch import experiment as experiments
-from metasearch import groups, measuring, running
+from metasearch import groups, measuring, rehearsal, running
 from metasearch.core.errors import ConfigError
 from metasearch.loaded import LoadedPhi, load
 from metasearch.running import Listener, Outcome
@@ -123,8 +123,8 @@ def extend(
 
 
 def replay(reference: str | Path, evaluation: int, *, runs: str | Path = "runs") -> dict[str, Any]:
-    """Computes a recorded evaluation again and compares; see :func:`metasearch.running.replay`."""
-    return running.replay(reference, evaluation, root=runs)
+    """Computes a recorded evaluation again and compares; see :func:`metasearch.rehearsal.replay`."""
+    return rehearsal.replay(reference, evaluation, root=runs)
 
 
 def check(file: str | Path | Mapping[str, Any], *, set: Sequence[str] | Mapping[str, Any] = ()) -> dict[str, Any]:

@@ -1,19 +1,14 @@
-"""The life of a run: start, resume, extend, replay, and what stands at its end."""
+"""The life of a run: start, resume, extend, and what stands at its end."""
 
 from __future__ import annotations
 
-import functools
 import io
 import logging
 import platform
 import shlex
-import signal
 import socket
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,22 +17,21 @@ import numpy as np
 import yaml
 
 from metasearch import artifacts
-from metasearch.controller import Controller, Plan
+from metasearch.assembly import initial_phi, open_executor, plan_of, stops_on_interrupt, stored
+from metasearch.controller import Controller
 from metasearch.core import seeds as seeding
-from metasearch.core.contracts import Executor
-from metasearch.core.errors import ConfigError, DivergedError, MetasearchError, ResumeError
+from metasearch.core.errors import ConfigError, DivergedError, MetasearchError
 from metasearch.core.files import write_file
 from metasearch.core.registry import import_path
 from metasearch.core.values import Phi, TaskSpec
 from metasearch.experiment import Experiment, load, override, recorded
 from metasearch.heldout import HeldOut, names_of
-from metasearch.program import ExperimentProgram, build_program
+from metasearch.plan import Record
 from metasearch.tracking import Journal, RunDirectory
 from metasearch.tracking.journal import read as read_journal
 
-__all__ = ["Listener", "Outcome", "dry_run", "extend", "replay", "resume", "run"]
+__all__ = ["Listener", "Outcome", "extend", "resume", "run"]
 
-Record = dict[str, Any]
 _log = logging.getLogger(__name__)
 
 
@@ -192,116 +186,6 @@ def extend(
     return resume(directory.path, root=root, listener=listener, objects=objects)
 
 
-def dry_run(experiment: Experiment, *, steps: int = 2) -> dict[str, float]:
-    """Times one outer step (after a first one that warms up and compiles) and estimates the whole; records nothing.
-
-    Returns:
-        ``start_seconds`` (until workers answered the first step), ``step_seconds``, ``L`` and, where the budget counts
-        steps, ``estimate_seconds``.
-    """
-    program = experiment.program
-    started = time.monotonic()
-    seed = experiment.file.seed
-    with _executor(experiment, Path()) as executor:
-        searcher = experiment.searcher(_initial(program, seed), seeding.derive(seed, "searcher"))
-        estimator = program.function("train")
-        controller = Controller(
-            searcher, estimator, executor, _Memory(), _Memory(), Plan(seed, steps=1), base=_initial(program, seed)
-        )
-        controller.run()
-        first = time.monotonic() - started
-        controller.plan = Plan(seed, steps=steps)
-        again = time.monotonic()
-        controller.go()
-        step = (time.monotonic() - again) / (steps - 1)
-    total = experiment.file.budget.steps
-    result = {"start_seconds": first, "step_seconds": step, "L": controller.last_value}
-    return result | ({"estimate_seconds": first + step * total} if total else {})
-
-
-def replay(
-    reference: Path | str,
-    evaluation: int,
-    *,
-    root: Path | str = "runs",
-    say: Callable[[str], None] = print,
-    objects: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Computes a recorded evaluation again, from the nearest checkpoint before it, and compares.
-
-    Args:
-        reference: path, id or unique prefix of a run.
-        evaluation: number of the evaluation (its proposal's id).
-        root: folder of run directories.
-        say: is told what it will cost before the work begins.
-        objects: blocks (``tasks``, ``learner`` ...) that were given as objects when the run was started.
-
-    Returns:
-        ``evaluation``, ``from_step``, ``steps``, ``L``, ``recorded`` and ``equal``.
-
-    Raises:
-        ConfigError: if the run has no such evaluation.
-        ResumeError: if an evaluation on the way differs from the record.
-    """
-    directory = RunDirectory.open(reference, root)
-    experiment = stored(directory, objects)
-    records = read_journal(directory.journal_path)
-    target = next((one for one in records if one["type"] == "evaluation" and one["id"] == evaluation), None)
-    if target is None:
-        count = sum(one["type"] == "evaluation" for one in records)
-        raise ConfigError(
-            "--evaluation", f"no evaluation {evaluation} in {directory.id}; it has {count}, counted from 0"
-        )
-    cut = [one for one in records if one["n"] <= target["n"] and one["type"] not in ("validation", "test", "end")]
-    path = directory.latest_checkpoint(max_step=target["step"])
-    checkpoint = None if path is None else directory.load_checkpoint(path)
-    start = 0 if checkpoint is None else int(checkpoint["step"])
-    between = [one for one in cut if one["type"] == "evaluation" and one["step"] >= start]
-    seconds = sum(one["seconds"] for one in between)
-    say(f"from the checkpoint of step {start}: {len(between)} evaluations, about {seconds:.0f} s of work")
-    program = experiment.program
-    seed = experiment.file.seed
-    phi = _initial(program, seed)
-    with _executor(experiment, directory.path) as executor:
-        controller = Controller(
-            experiment.searcher(phi, seeding.derive(seed, "searcher")),
-            program.function("train"),
-            executor,
-            _Memory(),
-            _Memory(),
-            Plan(seed),
-            base=phi,
-            history=cut,
-            checkpoint=checkpoint,
-        )
-        value = controller.recompute(evaluation)
-    same = repr(value) == repr(target["L"])
-    return {
-        "evaluation": evaluation,
-        "from_step": start,
-        "steps": len(between),
-        "L": value,
-        "recorded": target["L"],
-        "equal": same,
-    }
-
-
-def stored(directory: RunDirectory, objects: Mapping[str, Any] | None = None) -> Experiment:
-    """The experiment of a run directory.
-
-    Raises:
-        ResumeError: if it was started with objects that only the script that made them can give.
-    """
-    tree = {**yaml.safe_load(directory.config_path.read_text("utf-8")), **(objects or {})}
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and "object" in value:
-            raise ResumeError(
-                f"{key} was given as an object ({value['object']}) in Python; continue with "
-                f"ms.resume({directory.id!r}, {key}=...)"
-            )
-    return load(tree)
-
-
 class _Drive:
     """One driver's time with a run."""
 
@@ -353,10 +237,10 @@ class _Drive:
             record("start", **_start_fields(directory, experiment))
         program = experiment.program
         self._spec = None if file.tasks is None else program.tasks.spec("train")
-        phi = _initial(program, seed)
+        phi = initial_phi(program, seed)
         searcher = experiment.searcher(phi, seeding.derive(seed, "searcher"))
         self.listener.on_phase("starting workers")
-        with _executor(experiment, directory.path, history) as executor:
+        with open_executor(experiment, directory.path, history) as executor:
             held_out = HeldOut(program, executor, seed)
             controller = Controller(
                 searcher,
@@ -364,7 +248,7 @@ class _Drive:
                 executor,
                 journal,
                 directory,
-                _plan(experiment, experiment.in_flight(searcher)),
+                plan_of(experiment, experiment.in_flight(searcher)),
                 base=phi,
                 history=history,
                 checkpoint=checkpoint,
@@ -372,7 +256,7 @@ class _Drive:
                 on_best=self._save_phi,
                 on_record=self._on_record,
             )
-            with _interrupt(controller):
+            with stops_on_interrupt(controller):
                 controller.run()
             if controller.stopping:
                 record("end", status="interrupted", reason="stopped by the user")
@@ -490,110 +374,6 @@ class _Drive:
             children="all" if settings.children == "auto" else settings.children,
             parent_run_id=self._mlflow_parent,
         )
-
-
-class _Memory:
-    """A journal and a store that keep nothing: for dry runs and replays."""
-
-    def __init__(self) -> None:
-        self._opened = time.monotonic()
-
-    @property
-    def elapsed(self) -> float:
-        return time.monotonic() - self._opened
-
-    def append(self, type: str, /, **fields: Any) -> Record:
-        return {"type": type, **fields}
-
-    def save_checkpoint(self, step: int, tree: Any, *, best: bool = False) -> Path:
-        return Path(str(step))
-
-
-@contextmanager
-def _executor(experiment: Experiment, folder: Path, history: Sequence[Record] = ()) -> Iterator[Executor]:
-    """Where the calls of an experiment run; closed at the end."""
-    from metasearch import execution
-
-    settings, numerics = experiment.file.execution, experiment.file.numerics
-    setup = functools.partial(build_program, experiment.blueprint)
-    storage = folder / "trials"
-    executor: Any
-    if settings.type == "inline":
-        executor = execution.Inline(setup, storage)
-    elif experiment.trials:
-        executor = execution.Trials(
-            setup,
-            settings.workers,
-            scheduler=experiment.file.scheduler,
-            storage=storage,
-            gpus_per_worker=settings.gpus_per_worker,
-            cpus_per_worker=settings.cpus_per_worker,
-            address=settings.address,
-            threads=numerics.threads,
-        )
-    else:
-        executor = execution.Actors(
-            setup,
-            settings.workers,
-            gpus_per_worker=settings.gpus_per_worker,
-            cpus_per_worker=settings.cpus_per_worker,
-            address=settings.address,
-            threads=numerics.threads,
-            working_dir=Path(experiment.blueprint.folders[0]),
-        )
-    try:
-        yield executor
-    finally:
-        executor.close()
-
-
-@contextmanager
-def _interrupt(controller: Controller) -> Iterator[None]:
-    """Turns the first Ctrl-C into a request to stop after the step in flight; the second one interrupts at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def first(signum: int, frame: Any) -> None:
-        signal.signal(signal.SIGINT, before)
-        _log.warning("stopping after the step in flight; press Ctrl-C again to stop at once")
-        controller.stop()
-
-    before = signal.signal(signal.SIGINT, first)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _initial(program: ExperimentProgram, seed: int) -> Phi:
-    """The phi that a search starts from."""
-    if program.file.learner is None:
-        return Phi()
-    phi = program.learner({}).init(seeding.derive(seed, "phi"))
-    return phi.to("cpu", program.problem.dtype)
-
-
-def _plan(experiment: Experiment, in_flight: int) -> Plan:
-    file = experiment.file
-    validation = None if experiment.trials or file.validation is None else file.validation
-    joint = experiment.takes_gradient()
-    batch = file.compose.proposals_per_step if joint else 1
-    if not joint and file.numerics.deterministic:
-        # Results are told in the order of asks, and asks wait for them: the sequence does not depend on timing.
-        batch, in_flight = in_flight, 1
-    return Plan(
-        seed=file.seed,
-        batch=batch,
-        in_flight=in_flight,
-        steps=file.budget.steps,
-        evaluations=file.budget.evaluations,
-        seconds=file.budget.seconds,
-        validate_every=None if validation is None else validation.every,
-        select="L" if validation is None else validation.select,
-        checkpoint_every=file.checkpoints.every or (validation.every if validation else 100),
-        interruptible=experiment.trials,
-    )
 
 
 def _start_fields(directory: RunDirectory, experiment: Experiment) -> dict[str, Any]:

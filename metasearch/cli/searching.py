@@ -94,9 +94,9 @@ def evaluate(given: Namespace) -> int:
 
 def replay(given: Namespace) -> int:
     """``metasearch replay RUN --evaluation K``."""
-    from metasearch import running
+    from metasearch import rehearsal
 
-    result = running.replay(given.run, given.evaluation, root=given.runs, say=lambda text: print(text, flush=True))
+    result = rehearsal.replay(given.run, given.evaluation, root=given.runs, say=lambda text: print(text, flush=True))
     print(f"evaluation {result['evaluation']}: L = {result['L']!r}, the record has {result['recorded']!r}")
     print(
         "equal bit for bit"
@@ -108,11 +108,11 @@ def replay(given: Namespace) -> int:
 
 def _dry_run(file: str, assignments: list[str]) -> int:
     from metasearch import experiment as experiments
-    from metasearch import running
+    from metasearch import rehearsal
 
     print("one step to warm up, one to be timed; nothing is recorded", flush=True)
     experiment = experiments.load(file, assignments)
-    times = running.dry_run(experiment)
+    times = rehearsal.dry_run(experiment)
     print(f"start and first step   {duration(times['start_seconds'])} (workers and compilation included)")
     print(f"one step               {duration(times['step_seconds'])}")
     print(f"L of the last step     {figure('L', times['L'])}")

@@ -117,4 +117,4 @@ def _inductor(graph: fx.GraphModule, inputs: list[Tensor]) -> Function:
     return run
 
 
-_OPTIONS: dict[str, Any] = {"fallback_random": True}
+_OPTIONS: dict[str, Any] = {"fallback_random": True, "cpp_wrapper": True}

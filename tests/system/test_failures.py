@@ -11,7 +11,8 @@ from records import content, of_type, sequence
 from metasearch.controller import Controller
 from metasearch.core.errors import ExecutionError
 from metasearch.experiment import resolve
-from metasearch.running import dry_run, resume, run
+from metasearch.rehearsal import dry_run
+from metasearch.running import resume, run
 
 PARTS = Path(__file__).parent / "parts"
 

@@ -10,7 +10,8 @@ from records import content, journal, of_type
 
 from metasearch.core.errors import ConfigError, ResumeError, RunLockedError
 from metasearch.experiment import resolve
-from metasearch.running import extend, replay, resume, run
+from metasearch.rehearsal import replay
+from metasearch.running import extend, resume, run
 from metasearch.tracking import Journal, RunDirectory
 
 
