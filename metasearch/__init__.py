@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from metasearch.api import check, evaluate, extend, load, replay, report, resume, run, search
     from metasearch.core.errors import MetasearchError
     from metasearch.core.registry import register
+    from metasearch.core.seeds import Draws
     from metasearch.core.space import Choice, Float, Int, Space
     from metasearch.core.values import Batch, Losses, Phi, Task, TaskSpec
     from metasearch.tasks.base import FewShot
@@ -26,6 +27,7 @@ _PLACES = {
     "api": ("check", "evaluate", "extend", "load", "replay", "report", "resume", "run", "search"),
     "core.errors": ("MetasearchError",),
     "core.registry": ("register",),
+    "core.seeds": ("Draws",),
     "core.space": ("Choice", "Float", "Int", "Space"),
     "core.values": ("Batch", "Losses", "Phi", "Task", "TaskSpec"),
     "tasks.base": ("FewShot",),
@@ -35,6 +37,7 @@ _HOME = {name: module for module, names in _PLACES.items() for name in names}
 __all__ = [
     "Batch",
     "Choice",
+    "Draws",
     "FewShot",
     "Float",
     "Int",

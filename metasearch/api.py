@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from metasearch import experiment as experiments
 from metasearch import groups, measuring, rehearsal, running
 from metasearch.core.errors import ConfigError
 from metasearch.loaded import LoadedPhi, load
 from metasearch.running import Listener, Outcome
+
+Ended = TypeVar("Ended", bound=Outcome | groups.Group)
 
 __all__ = ["LoadedPhi", "check", "evaluate", "extend", "load", "replay", "report", "resume", "run", "search"]
 
@@ -49,8 +52,9 @@ def run(
     tree = experiments.override(experiments.override(tree, set), given)
     folder = None if isinstance(file, Mapping) else Path(file).resolve().parent
     if tree.get("seeds") or tree.get("variants"):
-        return groups.run_group(tree, folder=folder, root=runs, listener=listener or _display())
-    return running.run(experiments.resolve(tree, folder), root=runs, listener=listener or _display())
+        return _shown(listener, lambda display: groups.run_group(tree, folder=folder, root=runs, listener=display))
+    experiment = experiments.resolve(tree, folder)
+    return _shown(listener, lambda display: running.run(experiment, root=runs, listener=display))
 
 
 def search(
@@ -107,8 +111,8 @@ def resume(
     """
     for place in (Path(reference), Path(runs) / str(reference)):
         if groups.is_group(place):
-            return groups.resume_group(place, listener=listener or _display())
-    return running.resume(reference, root=runs, listener=listener or _display(), objects=objects)
+            return _shown(listener, functools.partial(_resumed_group, place))
+    return _shown(listener, lambda display: running.resume(reference, root=runs, listener=display, objects=objects))
 
 
 def extend(
@@ -119,7 +123,7 @@ def extend(
     set: Sequence[str] | Mapping[str, Any],
 ) -> Outcome:
     """Gives a run a larger budget and continues it: ``ms.extend(run, set={"budget.steps": 6000})``."""
-    return running.extend(reference, set, root=runs, listener=listener or _display())
+    return _shown(listener, lambda display: running.extend(reference, set, root=runs, listener=display))
 
 
 def replay(reference: str | Path, evaluation: int, *, runs: str | Path = "runs") -> dict[str, Any]:
@@ -150,7 +154,17 @@ def report(reference: str | Path, *, runs: str | Path = "runs") -> Path:
     return write_report(RunDirectory.open(reference, runs).path)
 
 
-def _display() -> Listener:
-    from metasearch.display import Display
+def _resumed_group(place: Path, listener: Listener) -> groups.Group:
+    return groups.resume_group(place, listener=listener)
 
-    return Display()
+
+def _shown(listener: Listener | None, act: Callable[[Listener], Ended]) -> Ended:
+    """Does something under a listener; without one, under a display that prints what came of it."""
+    if listener is not None:
+        return act(listener)
+    from metasearch.display import Display, print_group, print_outcome
+
+    with Display() as display:
+        outcome = act(display)
+    (print_group if isinstance(outcome, groups.Group) else print_outcome)(outcome)
+    return outcome

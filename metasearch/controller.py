@@ -78,6 +78,8 @@ class Controller:
         self._reports: dict[int, list[Report]] = {}
         self._saved = -1
         self._failures = 0
+        self._ended = self._succeeded = 0
+        self._last_failure = ""
         self._known = {(one["type"], one["step"]): one for one in self._history if one["type"] == "validation"}
 
     def stop(self) -> None:
@@ -107,6 +109,10 @@ class Controller:
             for call, outcome in self.executor.wait(timeout_s=1.0):
                 self._take(call, outcome)
         self.checkpoint()
+        if self._ended and not self._succeeded:
+            raise ExecutionError(
+                f"none of {self._ended} evaluations succeeded; the last failed with: {self._last_failure or 'a non-finite L'}"
+            )
 
     def phi(self, choices: Mapping[str, Any] | None = None) -> Phi:
         """Where the search stands, the parts that no searcher owns included, with given choices on top."""
@@ -269,6 +275,7 @@ class Controller:
         self._record("evaluation", step=ask.step, **fields_of(evaluation))
         ask.evaluations[evaluation.proposal.id] = evaluation
         self.last_value = evaluation.value
+        self._count(evaluation)
         self._failures = self._failures + 1 if evaluation.status == "failed" else 0
         if self._failures >= self.plan.max_failures:
             assert evaluation.failure is not None
@@ -278,6 +285,12 @@ class Controller:
             )
         if ask.complete:
             self._tell(ask)
+
+    def _count(self, evaluation: Evaluation) -> None:
+        self._ended += 1
+        self._succeeded += evaluation.status == "ok"
+        if evaluation.failure is not None:
+            self._last_failure = evaluation.failure.message
 
     # Telling
 
@@ -377,6 +390,7 @@ class Controller:
         else:
             evaluation = from_record(proposal, record, self._reports.get(proposal.id, []))
         ask.evaluations[proposal.id] = evaluation
+        self._count(evaluation)
         if ask.complete:
             self._tell(ask, replayed=restored)
 

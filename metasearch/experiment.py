@@ -16,6 +16,7 @@ import metasearch.searchers  # noqa: F401  (lists the built-in searchers)
 from metasearch import recipes
 from metasearch.core.config import Config, validate
 from metasearch.core.contracts import Searcher
+from metasearch.core.dimensions import Dimension, expression
 from metasearch.core.errors import ConfigError, UnsupportedError, nearest
 from metasearch.core.registry import build, import_path, registry
 from metasearch.core.space import Space, extract
@@ -225,6 +226,9 @@ def _check(experiment: Experiment, program: ExperimentProgram) -> None:
         raise ConfigError("learner", "is required and was not given")
     if experiment.trials and not isinstance(evaluation, TrialEvaluation):
         raise ConfigError("evaluation.type", "must name a training run: a class with run(call, trial)")
+    if experiment.trials:
+        experiment.searcher(Phi(), file.seed)
+    _check_used(experiment, program, evaluation)
     if file.scheduler is not None and not experiment.trials:
         raise UnsupportedError(
             "scheduler", "stops training runs early; evaluations of type 'episodes' are function calls"
@@ -233,6 +237,25 @@ def _check(experiment: Experiment, program: ExperimentProgram) -> None:
         _check_split(program, file.test.split, "test")
         for entry in file.test.baselines:
             program.function(f"baseline:{entry if isinstance(entry, str) else next(iter(entry))}")
+
+
+def _check_used(experiment: Experiment, program: ExperimentProgram, evaluation: Any) -> None:
+    """Refuses settings that nothing would read."""
+    file = experiment.file
+    if file.objectives is not None:
+        raise UnsupportedError("objectives", "several objectives are not searched yet; lower one L")
+    if file.test is None:
+        return
+    kind = file.evaluation.get("type", "episodes")
+    if experiment.trials and not getattr(evaluation, "takes_test", False):
+        raise UnsupportedError("test", f"an evaluation of type {kind!r} has no test of its own; leave the block out")
+    model = None if experiment.trials else getattr(program.learner({}), "model", None)
+    if file.test.derive is not None and not getattr(model, "derives", False):
+        raise UnsupportedError("test.derive", "draws a network from a supernet, which this model is not; leave it out")
+    if file.test.retrain is not None and not experiment.trials:
+        raise UnsupportedError(
+            "test.retrain", "trains a choice again, which an evaluation of episodes does not; leave it out"
+        )
 
 
 def _check_split(program: ExperimentProgram, split: str, block: str) -> None:
@@ -341,6 +364,8 @@ def recorded(value: Any) -> Any:
         return value
     if isinstance(value, Config):
         return recorded(value.model_dump())
+    if isinstance(value, Dimension):
+        return recorded(expression(value))
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")):

@@ -273,9 +273,7 @@ class _Drive:
         best = best_choices(records)
         if controller.best is None:
             phi = controller.phi(best["choices"] if best else None)
-            self._save_phi(
-                phi, {"step": controller.step, "L": best["L"] if best else controller.last_value, "metrics": {}}
-            )
+            self._save_phi(phi, {"step": controller.step})
         settings = self.experiment.file.test
         if settings is None or self.experiment.trials:
             return
@@ -295,6 +293,7 @@ class _Drive:
         if pictures is not None and self.experiment.file.tracking.report:
             buffer = io.BytesIO()
             np.savez_compressed(buffer, **pictures)
+            (self.directory.path / "figures").mkdir(exist_ok=True)
             write_file(self.directory.path / "figures" / "episodes.npz", buffer.getvalue())
 
     def _finish(self, journal: Journal, status: str, reason: str) -> Outcome:
@@ -310,6 +309,7 @@ class _Drive:
 
             self.listener.on_phase("writing the report")
             write_report(self.directory.path)
+            (self.directory.path / "plots").mkdir(exist_ok=True)
             for name, picture in plots(self.directory.path).items():
                 write_file(self.directory.path / "plots" / f"{name}.png", picture)
         urls: Mapping[str, str] = {}
@@ -338,7 +338,7 @@ class _Drive:
         tree = recorded(self.experiment.tree)
         learner = tree.get("learner") or {}
         slots = learner.get("slots", {}) if isinstance(learner, Mapping) else {}
-        validation = {"L": record["L"], **record.get("metrics", {})}
+        validation = {"L": record["L"], **record["metrics"]} if "L" in record else {}
         widths = {f"{name}_ci95": value for name, value in record.get("metrics_ci95", {}).items()}
         spec = self._spec
         manifest = artifacts.Manifest(
@@ -411,6 +411,4 @@ def _note_objects(experiment: Experiment) -> None:
     """Says at the start what only the same script can resume."""
     text = str(recorded(experiment.tree))
     if "'object':" in text or "__main__:" in text or "<locals>" in text:
-        _log.warning(
-            "this experiment holds classes or objects of the running script: only that script can resume it (ms.resume)"
-        )
+        _log.warning("this experiment holds objects of the running script: only that script can resume it (ms.resume)")

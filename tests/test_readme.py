@@ -40,7 +40,7 @@ def test_a_script_of_the_readme_prints_what_the_readme_says(name: str, tmp_path:
     for line in PRINTED[name].splitlines():
         pattern = ".*".join(re.escape(part) for part in line.split("..."))
         assert re.search(f"^{pattern}$", done.stdout, re.MULTILINE), f"{line!r} is not in:\n{done.stdout}"
-    assert {path.name for path in tmp_path.iterdir()} == {name, "mlflow.db", "runs"}
+    assert {path.name for path in tmp_path.iterdir()} == {name, "mlflow.db", "mlruns", "runs"}
 
 
 @pytest.mark.parametrize("text", [text for _, text in blocks(README, "check")], ids=lambda text: text.split()[1])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from metasearch.core.config import validate
@@ -132,7 +133,14 @@ def import_path(part: Any) -> str:
     """
     if isinstance(part, str):
         return part
-    return f"{part.__module__}:{part.__qualname__}"
+    module = part.__module__
+    return f"{_script() or module if module == '__main__' else module}:{part.__qualname__}"
+
+
+def _script() -> str | None:
+    """The name under which the running script could be imported; None in an interactive session."""
+    file = getattr(sys.modules["__main__"], "__file__", None)
+    return None if file is None else Path(file).stem
 
 
 def resolve(reference: str, path: str = "") -> Any:
@@ -143,7 +151,8 @@ def resolve(reference: str, path: str = "") -> Any:
     """
     module_name, _, attribute = reference.partition(":")
     try:
-        target: Any = sys.modules["__main__"] if module_name == "__main__" else importlib.import_module(module_name)
+        running = module_name in ("__main__", _script())  # importing the running script would run it again
+        target: Any = sys.modules["__main__"] if running else importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is not None and not module_name.startswith(error.name):
             raise

@@ -193,6 +193,8 @@ _TWICE = "two ranges have this name; write it nested or with dots, not both"
 
 def _extract(tree: Any, path: str, searcher: str | None, when: When, found: Found) -> Any:
     """The template of a (sub)tree at ``path`` that exists under ``when``; its ranges are added to ``found``."""
+    if isinstance(tree, Dimension):
+        tree = expression(tree)
     if is_range(tree):
         dimension = _parse(tree, path)
         owner = tree.get("searcher", searcher)

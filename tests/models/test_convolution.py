@@ -6,7 +6,17 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from metasearch.models import convolution
 from metasearch.models.convolution import conv2d
+
+@pytest.fixture(params=["product", "direct"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every test runs with both ways of computing, whatever the sizes."""
+    direct = request.param == "direct"
+    monkeypatch.setattr(convolution, "CACHE_BYTES", -1 if direct else 1 << 40)
+    monkeypatch.setattr(convolution, "DEPTH", 1)
+    return str(request.param)
+
 
 GEOMETRIES = [(3, 1, 1), (3, 2, 1), (3, 2, 0), (1, 1, 0), (5, 3, 2), (2, 3, 0)]
 

@@ -179,3 +179,42 @@ def test_a_joint_search_refuses_a_searcher_that_assumes_a_fixed_objective() -> N
     tree["searchers"]["controller"] = {"type": "optuna"}
     with pytest.raises(UnsupportedError, match="nest"):
         resolve(tree, PARTS)
+
+
+X = {"x": {"float": [0, 1]}}
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        ({"objectives": {"a": "L"}}, "objectives"),
+        ({"test.derive": {"sample": 3}}, "test.derive"),
+        ({"test.retrain": {"best": 1}}, "test.retrain"),
+        (
+            {"evaluation": {"type": "objective", "function": "math:sqrt", "config": X}, "searcher": {"type": "random"}},
+            "test",
+        ),
+    ],
+)
+def test_a_setting_that_nothing_would_read_is_refused(change: dict[str, Any], path: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve(override(read(EXPERIMENTS / "omniglot_maml.yaml"), change))
+    assert caught.value.path.startswith(path)
+
+
+def test_a_range_may_be_an_object_in_python() -> None:
+    tree = {
+        "searcher": {"type": "random"},
+        "evaluation": {
+            "type": "objective",
+            "function": "math:sqrt",
+            "config": {"x": Float(0.0, 1.0), "y": Choice(("a", "b"))},
+        },
+        "budget": {"evaluations": 1},
+    }
+    experiment = resolve(tree)
+    assert {name.rpartition(".")[2]: type(one) for name, one in experiment.space.dimensions.items()} == {
+        "x": Float,
+        "y": Choice,
+    }
+    assert "'object'" not in str(recorded(experiment.tree))

@@ -66,7 +66,7 @@ class TrainingRuns(TrialCalls):
         epochs: PositiveInt
         report_every: PositiveInt = 1
 
-    needs: ClassVar[str] = "training"
+    takes_test: ClassVar[bool] = True
 
     def __init__(self, config: Any, program: Any) -> None:
         self.config = config

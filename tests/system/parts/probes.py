@@ -130,6 +130,7 @@ class Supernet:
 
     OPERATIONS: ClassVar[Mapping[str, Any]] = {"identity": lambda x: x, "tanh": torch.tanh, "sine": torch.sin}
     traceable = False
+    derives = True
 
     def __init__(self, config: Any, spec: Any, path: Sequence[str] = ("tanh", "tanh")) -> None:
         self.config, self.path = config, path
