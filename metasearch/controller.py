@@ -111,7 +111,7 @@ class Controller:
         self.checkpoint()
         if self._ended and not self._succeeded:
             raise ExecutionError(
-                f"none of {self._ended} evaluations succeeded; the last failed with: {self._last_failure or 'a non-finite L'}"
+                f"none of {self._ended} evaluations succeeded; the last one: {self._last_failure or 'a non-finite L'}"
             )
 
     def phi(self, choices: Mapping[str, Any] | None = None) -> Phi:

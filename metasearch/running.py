@@ -256,7 +256,8 @@ class _Drive:
                 on_best=self._save_phi,
                 on_record=self._on_record,
             )
-            with stops_on_interrupt(controller):
+            # On the driver, too, one thread: a second one would wait for cores that the workers keep busy.
+            with stops_on_interrupt(controller), program.numerics():
                 controller.run()
             if controller.stopping:
                 record("end", status="interrupted", reason="stopped by the user")

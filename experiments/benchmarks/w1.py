@@ -57,12 +57,14 @@ def main() -> None:
     medians = {name: statistics.median(values) for name, values in rounds.items()}
     baseline = names[-1]
     print(
-        f"W1 query {arguments.query}, pool {arguments.pool}, {arguments.threads} thread(s), {'wall' if arguments.wall else 'CPU'} time"
+        f"W1 query {arguments.query}, pool {arguments.pool}, {arguments.threads} thread(s), "
+        f"{'wall' if arguments.wall else 'CPU'} time"
     )
     for name in names:
         rate, first = TASKS / medians[name], firsts[name]
         print(
-            f"{name:12} {rate:7.1f} tasks/s   {medians[baseline] / medians[name]:5.2f} x {baseline}   ready after {first['ready']:5.1f} s   |gradient| {first['norm']:.6f}"
+            f"{name:12} {rate:7.1f} tasks/s   {medians[baseline] / medians[name]:5.2f} x {baseline}   "
+            f"ready after {first['ready']:5.1f} s   |gradient| {first['norm']:.6f}"
         )
 
 
@@ -94,7 +96,8 @@ def start(variant: str) -> subprocess.Popen[str]:
 
 def ask(worker: subprocess.Popen[str]) -> dict[str, float]:
     """One round of a worker: seconds of an outer step."""
-    assert worker.stdin is not None and worker.stdout is not None
+    assert worker.stdin is not None
+    assert worker.stdout is not None
     worker.stdin.write("\n")
     worker.stdin.flush()
     answer: dict[str, float] = json.loads(worker.stdout.readline())

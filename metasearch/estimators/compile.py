@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+import warnings
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from metasearch.core.errors import ExecutionError
 __all__ = ["CompileMode", "Compiled", "compile_graph"]
 
 CompileMode = Literal["auto", "never", "always"]
-"""``auto`` compiles and falls back to eager with a notice, ``never`` does not compile, ``always`` raises where it cannot."""
+"""``auto`` compiles, or falls back to eager with a notice; ``never`` does not; ``always`` raises where it cannot."""
 
 Function = Callable[[list[Tensor]], tuple[Tensor, ...]]
 
@@ -32,8 +33,8 @@ def compile_graph(function: Function, example_inputs: Sequence[Tensor], mode: Co
     """A faster callable with the values of ``function``, compiled now for the shapes of ``example_inputs``.
 
     Args:
-        function: takes a list of tensors, returns a tuple of tensors; may call ``torch.autograd.grad`` inside. It is run
-            once and its operations recorded, so it must not branch on values, draw, or depend on anything but its inputs.
+        function: takes a list of tensors, returns a tuple of tensors; may call ``torch.autograd.grad`` inside. It is
+            run once and its operations recorded, so it must not branch on values, draw, or depend on anything else.
         example_inputs: tensors of the shapes, dtypes and devices to compile for; their values do not matter.
         mode: see :data:`CompileMode`.
 
@@ -84,7 +85,7 @@ class Compiled:
             reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
             if self.mode == "always":
                 raise ExecutionError(
-                    f"expected to compile the gradient, got {reason}; install a C++ compiler or set numerics.compile to auto"
+                    f"expected to compile, got {reason}; install a C++ compiler or set numerics.compile to auto"
                 ) from error
             logger.warning("not compiled, running eagerly (several times slower): %s", reason)
             return self.function
@@ -105,9 +106,10 @@ def trace(function: Function, inputs: list[Tensor]) -> fx.GraphModule:
 
 
 def _inductor(graph: fx.GraphModule, inputs: list[Tensor]) -> Function:
-    from torch._inductor.compile_fx import compile_fx
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what inductor's own imports and stages warn of is not for users of a search
+        from torch._inductor.compile_fx import compile_fx
 
-    with torch.no_grad():
         compiled: Any = compile_fx(graph, inputs, config_patches=_OPTIONS)
 
     def run(values: list[Tensor]) -> tuple[Tensor, ...]:

@@ -25,7 +25,7 @@ def build_model(given: Any, spec: TaskSpec) -> Model:
     """The network that an experiment names.
 
     Args:
-        given: ``{type: ..., **settings}``, a name, an ``nn.Module`` class (built without arguments) or an ``nn.Module``.
+        given: ``{type: ..., **settings}``, a name, an ``nn.Module`` class (built without arguments) or object.
         spec: shapes of the tasks.
 
     Raises:

@@ -33,7 +33,7 @@ def merged(x: Tensor, *shape: int) -> Tensor:
 
 class _Split(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, shape: tuple[int, ...]) -> Tensor:  # type: ignore[override]
+    def forward(x: Tensor, shape: tuple[int, ...]) -> Tensor:
         return x.reshape(shape)
 
     @staticmethod
@@ -41,13 +41,13 @@ class _Split(torch.autograd.Function):
         ctx.shape = tuple(inputs[0].shape)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return _Merge.apply(gradient, ctx.shape), None
 
 
 class _Merge(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, shape: tuple[int, ...]) -> Tensor:  # type: ignore[override]
+    def forward(x: Tensor, shape: tuple[int, ...]) -> Tensor:
         return merged(x, *shape)
 
     @staticmethod
@@ -55,5 +55,5 @@ class _Merge(torch.autograd.Function):
         ctx.shape = tuple(inputs[0].shape)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return _Split.apply(gradient, ctx.shape), None

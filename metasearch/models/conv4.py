@@ -46,7 +46,7 @@ class Conv4:
         """Args:
         filters: channels of every block.
         blocks: how many blocks.
-        pool: ``none`` halves by strided convolution, ``max`` by 2x2 max-pooling after the ReLU (an odd last row is dropped).
+        pool: ``none`` halves by strided convolution, ``max`` by 2x2 max-pooling after the ReLU (drops an odd last row).
         stride: of the convolutions; 2 without pooling and 1 with it where not given.
         norm: ``batch`` (statistics of the batch at hand, always) or ``none``.
         affine: which parameters the norm has; ``bias`` is what the published code of MAML has.
@@ -115,7 +115,7 @@ class Conv4:
             )
             if self.config.norm == "batch":
                 x = functional.batch_norm(x, parameters.get(f"{name}.norm.weight"), parameters.get(f"{name}.norm.bias"))
-            x = torch.relu(x)
+            x = torch.where(x <= 0, 0.0, x)  # relu (nan stays); the mask is recomputed where needed, not stored
             if self.config.pool == "max":
                 x = functional.max_pool2d(x)
         x = x.mean((2, 3)) if self.config.head == "mean" else x.permute(0, 1, 4, 2, 3).flatten(2)

@@ -25,7 +25,7 @@ from metasearch.models.product import product
 __all__ = ["conv2d"]
 
 CACHE_BYTES = 1 << 20
-"""Patches of one task above this size (half of a second-level cache) cost more to write than a direct convolution loses."""
+"""Patches of a task above this size (half of a second-level cache) cost more to write than a direct convolution."""
 
 DEPTH = 16
 """Below this number of channels the library's convolutions were measured at a tenth of the product's speed."""
@@ -60,7 +60,8 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int
     rows, columns = _size(height, geometry), _size(width, geometry)
     if rows < 1 or columns < 1:
         raise ValueError(
-            f"a {kernel}x{kernel} kernel does not fit {height}x{width} pixels padded by {padding}; use fewer blocks or larger images"
+            f"a {kernel}x{kernel} kernel does not fit {height}x{width} pixels padded by {padding}; "
+            f"use fewer blocks or larger images"
         )
     patch_bytes = x.shape[1] * rows * columns * kernel * kernel * channels * x.element_size()
     if patch_bytes > CACHE_BYTES and channels >= DEPTH:
@@ -113,7 +114,7 @@ def _fold(patches: Tensor, shape: tuple[int, ...], geometry: Geometry) -> Tensor
 
 class _Unfold(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, geometry: Geometry) -> Tensor:  # type: ignore[override]
+    def forward(x: Tensor, geometry: Geometry) -> Tensor:
         return _unfold(x, geometry)
 
     @staticmethod
@@ -121,13 +122,13 @@ class _Unfold(torch.autograd.Function):
         ctx.shape, ctx.geometry = tuple(inputs[0].shape), inputs[1]
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return _Fold.apply(gradient, ctx.shape, ctx.geometry), None
 
 
 class _Fold(torch.autograd.Function):
     @staticmethod
-    def forward(patches: Tensor, shape: tuple[int, ...], geometry: Geometry) -> Tensor:  # type: ignore[override]
+    def forward(patches: Tensor, shape: tuple[int, ...], geometry: Geometry) -> Tensor:
         return _fold(patches, shape, geometry)
 
     @staticmethod
@@ -135,7 +136,7 @@ class _Fold(torch.autograd.Function):
         ctx.geometry = inputs[2]
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         return _Unfold.apply(gradient, ctx.geometry), None, None
 
 
@@ -143,7 +144,7 @@ class _Pack(torch.autograd.Function):
     """Kernels ``[T, O, C, k, k]`` as matrices ``[T, k * k * C, O]``; those shared by all tasks are rearranged once."""
 
     @staticmethod
-    def forward(weight: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(weight: Tensor) -> Tensor:
         distinct = weight[:1] if weight.stride(0) == 0 else weight
         tasks, outputs, channels, kernel, _ = weight.shape
         matrix = merged(distinct.permute(0, 3, 4, 2, 1), distinct.shape[0], kernel * kernel * channels, outputs)
@@ -154,7 +155,7 @@ class _Pack(torch.autograd.Function):
         ctx.shape = tuple(inputs[0].shape)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         unpacked: Tensor = _Unpack.apply(gradient, ctx.shape)
         return unpacked
 
@@ -163,7 +164,7 @@ class _Unpack(torch.autograd.Function):
     """The inverse of :class:`_Pack`, and its transpose."""
 
     @staticmethod
-    def forward(matrix: Tensor, shape: tuple[int, ...]) -> Tensor:  # type: ignore[override]
+    def forward(matrix: Tensor, shape: tuple[int, ...]) -> Tensor:
         tasks, outputs, channels, kernel, _ = shape
         return matrix.reshape(tasks, kernel, kernel, channels, outputs).permute(0, 4, 3, 1, 2)
 
@@ -172,5 +173,5 @@ class _Unpack(torch.autograd.Function):
         return
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return _Pack.apply(gradient), None

@@ -1,6 +1,6 @@
 """The convolution of many tasks as one grouped convolution, for maps whose patches would not fit the cache.
 
-Forward, data gradient and weight gradient are three bilinear maps, and the derivatives of each are the other two; each is
+Forward, data gradient and weight gradient are three bilinear maps, and each one's derivatives are the other two; each is
 one call of the library's kernel, at every order of differentiation. Memory is channels last, in which the grouped data
 gradient was measured five times faster than in the default layout.
 """
@@ -47,15 +47,17 @@ def _settings(strides: Strides) -> tuple[list[int], list[int], list[int], bool, 
     return [strides[0]] * 2, [strides[1]] * 2, [1, 1], False, [0, 0]
 
 
-def _backward(y: Tensor, x: Tensor, weight: Tensor, strides: Strides, tasks: int, mask: list[bool]) -> tuple[Tensor, ...]:
-    return _aten.convolution_backward(y, x, weight, None, *_settings(strides), tasks, mask)  # type: ignore[no-any-return]
+def _backward(
+    y: Tensor, x: Tensor, weight: Tensor, strides: Strides, tasks: int, mask: list[bool]
+) -> tuple[Tensor, ...]:
+    return _aten.convolution_backward(y, x, weight, None, *_settings(strides), tasks, mask)
 
 
 class _Forward(torch.autograd.Function):
     """``x, w -> x * w``."""
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, strides: Strides) -> Tensor:  # type: ignore[override]
+    def forward(x: Tensor, weight: Tensor, strides: Strides) -> Tensor:
         tasks = x.shape[0]
         return _batch(_aten.convolution(_image(x), _kernels(weight), None, *_settings(strides), tasks), tasks)
 
@@ -65,7 +67,7 @@ class _Forward(torch.autograd.Function):
         ctx.strides = inputs[2]
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
         for_x, for_weight, _ = ctx.needs_input_grad
         return (
@@ -79,7 +81,7 @@ class _Data(torch.autograd.Function):
     """``g, w -> `` the gradient for ``x``, of the given shape."""
 
     @staticmethod
-    def forward(g: Tensor, weight: Tensor, strides: Strides, shape: tuple[int, ...]) -> Tensor:  # type: ignore[override]
+    def forward(g: Tensor, weight: Tensor, strides: Strides, shape: tuple[int, ...]) -> Tensor:
         tasks, n, height, width, channels = shape
         like = g.new_empty(n, height, width, tasks * channels).permute(0, 3, 1, 2)  # its values are not read
         return _batch(_backward(_image(g), like, _kernels(weight), strides, tasks, [True, False, False])[0], tasks)
@@ -90,7 +92,7 @@ class _Data(torch.autograd.Function):
         ctx.strides = inputs[2]
 
     @staticmethod
-    def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         g, weight = ctx.saved_tensors
         for_g, for_weight, *_ = ctx.needs_input_grad
         return (
@@ -105,7 +107,7 @@ class _Weight(torch.autograd.Function):
     """``x, g -> `` the gradient for ``w``, of the given shape."""
 
     @staticmethod
-    def forward(x: Tensor, g: Tensor, strides: Strides, shape: tuple[int, ...]) -> Tensor:  # type: ignore[override]
+    def forward(x: Tensor, g: Tensor, strides: Strides, shape: tuple[int, ...]) -> Tensor:
         like = x.new_empty(shape[0] * shape[1], *shape[3:], shape[2]).permute(0, 3, 1, 2)
         found = _backward(_image(g), _image(x), like, strides, shape[0], [False, True, False])[1]
         return found.reshape(shape)
@@ -116,7 +118,7 @@ class _Weight(torch.autograd.Function):
         ctx.strides = inputs[2]
 
     @staticmethod
-    def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         x, g = ctx.saved_tensors
         for_x, for_g, *_ = ctx.needs_input_grad
         return (

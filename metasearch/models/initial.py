@@ -12,7 +12,7 @@ __all__ = ["Initializer", "parameter_shapes"]
 
 
 def parameter_shapes(module: Callable[[], nn.Module]) -> dict[str, torch.Size]:
-    """Shapes of the parameters of the module that a factory makes; nothing is allocated and no global generator advances."""
+    """Shapes of the parameters of a factory's module; nothing is allocated and no global generator advances."""
     with torch.device("meta"):
         return {name: value.shape for name, value in module().named_parameters()}
 
@@ -28,7 +28,7 @@ class Initializer:
         self._generator = torch.Generator().manual_seed(seed)
 
     def xavier_uniform(self, *shape: int) -> Tensor:
-        """Uniform with variance ``2 / (fan_in + fan_out)``, for ``[out, in, *window]`` (Glorot and Bengio 2010, Eq. 16)."""
+        """Uniform with variance ``2 / (fan_in + fan_out)``, ``[out, in, *window]`` (Glorot and Bengio 2010, Eq. 16)."""
         window = math.prod(shape[2:])
         bound = math.sqrt(6.0 / ((shape[0] + shape[1]) * window))
         return (torch.rand(shape, generator=self._generator) * 2 - 1) * bound

@@ -44,7 +44,7 @@ class ModuleModel:
 
     class Config(config.Config):
         """Args:
-        factory: what makes the module: ``module:Class`` or any callable; or a module, whose own values are then initial.
+        factory: what makes the module: ``module:Class`` or any callable; or a module, whose values are then initial.
         arguments: keyword arguments of the factory.
         batching: ``loop`` runs task after task; ``vmap`` all at once (faster for small modules, needs every operation
             of the module to support it, and no draws).
@@ -120,12 +120,13 @@ class ModuleModel:
         if y.shape[2:] != (self.outputs,):
             raise ConfigError(
                 "model",
-                f"these tasks need outputs [n, {self.outputs}] from the module, got {list(y.shape[1:])}; set its number of outputs",
+                f"these tasks need outputs [n, {self.outputs}] from the module, got {list(y.shape[1:])}; "
+                "set its number of outputs",
             )
         return y, after
 
     def module(self) -> nn.Module:
-        """The module, batch norm exchanged; ``load_state_dict(parameters, strict=False)`` fills it (shared ones have one entry)."""
+        """The module, batch norm exchanged; ``load_state_dict(parameters, strict=False)`` fills it."""
         return on_batch_statistics(self._fresh(0))[0]
 
     def _looped(
@@ -150,7 +151,7 @@ class ModuleModel:
         self, parameters: Tensors, buffers: Tensors, x: Tensor, seeds: NDArray[np.int64] | None
     ) -> tuple[Tensor, Tensors]:
         try:
-            return vmap(self._caller.call)({**parameters, **buffers}, x)  # type: ignore[no-any-return]
+            return vmap(self._caller.call)({**parameters, **buffers}, x)
         except RuntimeError as error:
             if "random" not in str(error):
                 raise

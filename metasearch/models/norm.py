@@ -17,7 +17,7 @@ Affine = Literal["both", "bias", "none"]
 
 
 class BatchNorm(nn.Module):
-    """Normalizes by the statistics of the batch at hand, in training and in evaluation mode alike; keeps no running ones.
+    """Normalizes by the statistics of the batch at hand, in training and evaluation alike; keeps no running ones.
 
     Args:
         channels: size of the second axis.

@@ -45,7 +45,7 @@ class _Normalize(torch.autograd.Function):
     """``x -> z [T, ..., C], r [T, 1 ..., C]``."""
 
     @staticmethod
-    def forward(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def forward(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         centered = x - _mean(x)
         r = torch.rsqrt(_mean(centered * centered) + eps)
         return centered * r, r
@@ -56,7 +56,7 @@ class _Normalize(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, gz: Tensor | None, gr: Tensor | None) -> tuple[Tensor | None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gz: Tensor | None, gr: Tensor | None) -> tuple[Tensor | None, None]:
         z, r = ctx.saved_tensors
         gradient = None if gz is None else _Project.apply(gz, z, r)
         if gr is not None:  # dr = -r^2 mean(z dx)
@@ -69,7 +69,7 @@ class _Project(torch.autograd.Function):
     """``g, z, r -> r P(g)``."""
 
     @staticmethod
-    def forward(g: Tensor, z: Tensor, r: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(g: Tensor, z: Tensor, r: Tensor) -> Tensor:
         return r * (g - _mean(g) - z * _mean(g * z))
 
     @staticmethod
@@ -77,7 +77,7 @@ class _Project(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         g, z, r = ctx.saved_tensors
         along_g, along_u = _mean(g * z), _mean(u * z)
         for_z = (u * along_g + g * along_u) * -r

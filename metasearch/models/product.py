@@ -1,6 +1,6 @@
 """The matrix product of many tasks, with derivatives that stay in row-major order.
 
-``Y = X W`` has the gradients ``G W^T`` and ``X^T G``: three bilinear maps, and the derivatives of each are the other two.
+``Y = X W`` has the gradients ``G W^T`` and ``X^T G``: three bilinear maps, each one's derivatives being the other two.
 Autograd's own derivatives of ``bmm`` are the same numbers, but from the second order on some come out transposed in
 memory, and every operation that follows then reads them against the grain (measured: two times slower in all).
 """
@@ -33,7 +33,7 @@ class _Product(torch.autograd.Function):
     """``X, W -> X W``."""
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(x: Tensor, weight: Tensor) -> Tensor:
         return torch.bmm(x, weight)
 
     @staticmethod
@@ -41,7 +41,7 @@ class _Product(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         need_x, need_weight = ctx.needs_input_grad
         return (_Data.apply(gradient, weight) if need_x else None, _Weight.apply(x, gradient) if need_weight else None)
@@ -51,7 +51,7 @@ class _Data(torch.autograd.Function):
     """``G, W -> G W^T``."""
 
     @staticmethod
-    def forward(gradient: Tensor, weight: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(gradient: Tensor, weight: Tensor) -> Tensor:
         return torch.bmm(gradient, weight.mT)
 
     @staticmethod
@@ -59,7 +59,7 @@ class _Data(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         first, weight = ctx.saved_tensors
         need_first, need_weight = ctx.needs_input_grad
         return (
@@ -72,7 +72,7 @@ class _Weight(torch.autograd.Function):
     """``X, G -> X^T G``."""
 
     @staticmethod
-    def forward(x: Tensor, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(x: Tensor, gradient: Tensor) -> Tensor:
         return torch.bmm(x.mT, gradient)
 
     @staticmethod
@@ -80,7 +80,7 @@ class _Weight(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, first = ctx.saved_tensors
         need_x, need_first = ctx.needs_input_grad
         return (_Data.apply(first, gradient) if need_x else None, _Product.apply(x, gradient) if need_first else None)

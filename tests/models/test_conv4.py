@@ -151,11 +151,9 @@ def test_init_is_a_function_of_the_seed_and_leaves_the_global_generator_alone() 
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["blocks.0.conv.weight"], other["blocks.0.conv.weight"])
-    assert (
-        first["blocks.0.norm.weight"].eq(1).all()
-        and first["blocks.0.norm.bias"].eq(0).all()
-        and first["head.bias"].eq(0).all()
-    )
+    assert first["blocks.0.norm.weight"].eq(1).all()
+    assert first["blocks.0.norm.bias"].eq(0).all()
+    assert first["head.bias"].eq(0).all()
 
 
 def test_init_spreads_kernels_by_xavier_and_the_head_as_asked() -> None:
@@ -163,7 +161,8 @@ def test_init_spreads_kernels_by_xavier_and_the_head_as_asked() -> None:
     parameters = model.init(0)[0]
     kernel = parameters["blocks.1.conv.weight"]
     bound = (6 / (9 * 128)) ** 0.5
-    assert float(kernel.abs().max()) <= bound and float(kernel.std()) == pytest.approx(bound / 3**0.5, rel=0.02)
+    assert float(kernel.abs().max()) <= bound
+    assert float(kernel.std()) == pytest.approx(bound / 3**0.5, rel=0.02)
     assert float(parameters["head.weight"].std()) == pytest.approx(1.0, rel=0.15)
 
 

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from metasearch.models import convolution
 from metasearch.models.convolution import conv2d
 
+
 @pytest.fixture(params=["product", "direct"], autouse=True)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Every test runs with both ways of computing, whatever the sizes."""

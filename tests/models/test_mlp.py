@@ -25,7 +25,8 @@ def test_every_task_gives_what_an_ordinary_module_with_its_parameters_gives(sett
     x = torch.randn(3, 6, 2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     stacked = {name: torch.stack([one[name] for one in each]) for name in each[0]}
     y, buffers = model(stacked, {}, x)
-    assert buffers == {} and y.shape == (3, 6, 3)
+    assert buffers == {}
+    assert y.shape == (3, 6, 3)
     module = model.module().double()
     for task, parameters in enumerate(each):
         module.load_state_dict(parameters)
@@ -41,7 +42,8 @@ def test_inputs_without_axes_are_single_features() -> None:
 def test_truncated_normal_weights_stay_within_two_deviations() -> None:
     parameters, _ = model_of(shape=(100,), hidden=(100,), init="truncated_normal").init(0)
     weight = parameters["layers.0.weight"]
-    assert float(weight.abs().max()) <= 0.02 and float(weight.std()) == pytest.approx(0.0088, rel=0.05)
+    assert float(weight.abs().max()) <= 0.02
+    assert float(weight.std()) == pytest.approx(0.0088, rel=0.05)
     assert parameters["layers.0.bias"].eq(0).all()
 
 
@@ -49,7 +51,8 @@ def test_the_same_seed_gives_the_same_parameters() -> None:
     model = model_of(batch_norm=True)
     first, again = model.init(7)[0], model.init(7)[0]
     assert all(torch.equal(first[name], again[name]) for name in first)
-    assert first["norms.0.weight"].eq(1).all() and first["norms.1.bias"].eq(0).all()
+    assert first["norms.0.weight"].eq(1).all()
+    assert first["norms.1.bias"].eq(0).all()
 
 
 def test_mlp_is_found_by_name() -> None:

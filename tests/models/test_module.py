@@ -121,7 +121,8 @@ def test_dropout_draws_from_each_tasks_seed_alone() -> None:
     )
     other, _ = model(parameters, buffers, x, seeds=np.array([5, 8, 7]))
     assert torch.equal(alone[0], y[1])
-    assert torch.equal(other[0], y[0]) and not torch.equal(other[1], y[1])
+    assert torch.equal(other[0], y[0])
+    assert not torch.equal(other[1], y[1])
 
 
 def test_dropout_is_off_without_seeds() -> None:
@@ -187,7 +188,8 @@ def test_module_takes_back_learned_parameters() -> None:
     parameters, buffers = model.init(11)
     module = model.module()
     missing, unexpected = module.load_state_dict({**parameters, **buffers}, strict=False)
-    assert unexpected == [] and missing == ["second.weight"]
+    assert unexpected == []
+    assert missing == ["second.weight"]
     module.eval()
     x = examples()[0].float()
     expected, _ = model({n: v[None] for n, v in parameters.items()}, {n: v[None] for n, v in buffers.items()}, x[None])
