@@ -101,7 +101,7 @@ class Execution(Config):
         gpus_per_worker: GPUs for each, fractions included.
         cpus_per_worker: CPU cores for each.
         address: Ray cluster to join; None starts one on this machine.
-        inner_workers: workers of each nested search.
+        inner_workers: further CPU cores that each trial reserves, for a nested search that starts workers of its own.
     """
 
     type: Literal["actors", "inline"] = "actors"
@@ -109,7 +109,7 @@ class Execution(Config):
     gpus_per_worker: NonNegativeFloat = 0.0
     cpus_per_worker: PositiveFloat = 1.0
     address: str | None = None
-    inner_workers: PositiveInt = 1
+    inner_workers: NonNegativeInt = 0
 
 
 class Numerics(Config):

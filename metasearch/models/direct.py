@@ -1,6 +1,6 @@
 """The convolution of many tasks as one grouped convolution, for maps whose patches would not fit the cache.
 
-Forward, data gradient and weight gradient are three bilinear maps, and each one's derivatives are the other two; each is
+Forward, data gradient and weight gradient are bilinear maps, and each one's derivatives are the other two; each is
 one call of the library's kernel, at every order of differentiation. Memory is channels last, in which the grouped data
 gradient was measured five times faster than in the default layout.
 """

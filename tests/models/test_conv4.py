@@ -201,3 +201,10 @@ def test_an_image_that_vanishes_is_refused() -> None:
 def test_inputs_that_are_no_images_are_refused() -> None:
     with pytest.raises(ConfigError, match="use mlp"):
         Conv4(Conv4.Config(), TaskSpec("regression", (1,), 1, 5, 5))
+
+
+def test_nan_is_not_hidden_by_the_activation() -> None:
+    model = model_of(norm="none")
+    theta = {name: value[None] for name, value in parameters_of(model).items()}
+    theta["blocks.0.conv.bias"] = torch.full_like(theta["blocks.0.conv.bias"], torch.nan)
+    assert model(theta, {}, data()[0][:1])[0].isnan().all()
