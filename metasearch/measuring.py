@@ -23,7 +23,6 @@ from metasearch.program import Blueprint, ExperimentProgram
 from metasearch.results import flat
 from metasearch.schema import Numerics
 from metasearch.takeaway.rebuild import for_outputs, plain_config, trusted_block
-from metasearch.takeaway.trust import refuse_untrusted
 
 __all__ = ["evaluate"]
 
@@ -132,7 +131,7 @@ def _block(loaded: LoadedPhi, given: Any) -> dict[str, Any]:
             f"this phi was learned on tasks that its manifest cannot describe ({stored!r}); say on which to measure: "
             "tasks=..."
         )
-    refuse_untrusted(stored, allow_user_code=loaded.allow_user_code)
+    artifacts.refuse_user_code(stored, allow_user_code=loaded.allow_user_code)
     base = {"tasks": stored if isinstance(stored, Mapping) else {"type": stored}}
     plain = plain_config(base, loaded.phi.choices)
     if given is None:

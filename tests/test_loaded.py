@@ -299,7 +299,7 @@ def test_no_spelling_of_a_reference_runs_other_code_without_leave(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     phi = load(with_config(stored_phi(tmp_path / "phi"), learner={**LEARNER, "model": model}))
-    with pytest.raises(ArtifactError, match="which is no class of metasearch"):
+    with pytest.raises(ArtifactError, match="not part of metasearch"):
         phi.learner()
     assert not (tmp_path / "run").exists()
     assert "their_trap" not in sys.modules

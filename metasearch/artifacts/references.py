@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from metasearch.core.errors import ArtifactError
+from metasearch.core.errors import ArtifactError, ConfigError
+from metasearch.core.registry import resolve
 
 __all__ = ["refuse_user_code", "user_references"]
 
@@ -24,24 +25,45 @@ def user_references(config: Any) -> list[str]:
 
 
 def refuse_user_code(config: Any, *, allow_user_code: bool) -> None:
-    """Guards what would import a user's code on the word of a stored file.
+    """Guards what would run other code than metasearch's own on the word of a stored file.
+
+    Any text with a colon is taken for a reference, however odd: importing its module would already run that module. One
+    that names metasearch must lead to a class defined there, not to a function or to what a module of ours imports (the
+    standard library is within reach of every module).
+
+    Args:
+        config: the part of a manifest that is about to be built.
+        allow_user_code: the caller's leave.
 
     Raises:
-        ArtifactError: if the configuration names such code and it is not allowed.
+        ArtifactError: naming what was refused.
     """
-    references = user_references(config)
-    if references and not allow_user_code:
+    if allow_user_code:
+        return
+    foreign = [text for text in _strings(config) if ":" in text and not _own_class(text)]
+    if foreign:
         raise ArtifactError(
-            f"this phi needs code that is not part of metasearch: {', '.join(references)}. Loading it would run "
-            f"that code; if you trust it, pass allow_user_code=True"
+            f"this phi needs code that is not part of metasearch: {', '.join(sorted(set(foreign)))}. "
+            f"Loading it would run that code; if you trust it, pass allow_user_code=True"
         )
+
+
+def _own_class(reference: str) -> bool:
+    if reference.partition(":")[0].partition(".")[0] != "metasearch":
+        return False
+    try:
+        found = resolve(reference)
+    except (ConfigError, ImportError):
+        return False
+    return isinstance(found, type) and found.__module__.partition(".")[0] == "metasearch"
 
 
 def _strings(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
-        for item in value.values():
+        for key, item in value.items():
+            yield from _strings(key)
             yield from _strings(item)
     elif isinstance(value, list | tuple):
         for item in value:

@@ -12,14 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metasearch.artifacts import Manifest, check_fits
+from metasearch.artifacts import Manifest, check_fits, refuse_user_code
 from metasearch.core.contracts import Learner
 from metasearch.core.errors import ArtifactError, ConfigError
 from metasearch.core.registry import build, resolve
 from metasearch.core.space import Space, extract, substitute
 from metasearch.core.values import Phi, TaskSpec, Tensors
 from metasearch.program import without_owners
-from metasearch.takeaway.trust import refuse_untrusted
 
 __all__ = ["build_learner", "for_outputs", "plain_config", "spec_of", "trusted_block", "with_outputs"]
 
@@ -71,7 +70,7 @@ def trusted_block(manifest: Manifest, *, allow_user_code: bool = False) -> Mappi
             f"the manifest of this phi describes no learner (learner: {block!r}); its tensors are in .phi"
         )
     _refuse_objects(block)
-    refuse_untrusted(block, allow_user_code=allow_user_code)
+    refuse_user_code(block, allow_user_code=allow_user_code)
     if allow_user_code:
         _reach_working_directory()
         for module in manifest.config.get("imports") or ():
@@ -198,7 +197,7 @@ def _imported(module: str) -> None:
 def _loss(reference: str, allow_user_code: bool) -> Any:
     """The loss that tasks brought along; metasearch's own are known without leave."""
     if not reference.startswith(_LOSSES) or "." in reference.removeprefix(_LOSSES):
-        refuse_untrusted(reference, allow_user_code=allow_user_code)
+        refuse_user_code(reference, allow_user_code=allow_user_code)
     try:
         return resolve(reference, "spec.loss")
     except ConfigError as error:
