@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from metasearch import running
-from metasearch.core.config import Config
+from metasearch.core.config import Config as BaseConfig
 from metasearch.core.contracts import Trial
 from metasearch.core.errors import ConfigError
 from metasearch.core.values import Call, Measurement
@@ -32,7 +32,7 @@ class NestedSearch(TrialCalls):
         ConfigError: if the inner experiment cannot be built.
     """
 
-    class Config(Config):
+    class Config(BaseConfig):
         """Settings.
 
         Args:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from metasearch.core.config import Config
+from metasearch.core.config import Config as BaseConfig
 from metasearch.core.contracts import Trial
 from metasearch.core.errors import ConfigError
 from metasearch.core.registry import resolve
@@ -61,7 +61,7 @@ class Objective(TrialCalls):
         program: the worker's program.
     """
 
-    class Config(Config):
+    class Config(BaseConfig):
         """Settings.
 
         Args:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from metasearch.core.config import Config
+from metasearch.core.config import Config as BaseConfig
 from metasearch.core.contracts import Model
 from metasearch.core.space import Space
 from metasearch.core.values import Batch, Task, TaskSpec, Tensors
@@ -61,7 +61,7 @@ class Component:
         context: what it is built for.
     """
 
-    Config: ClassVar[type[Config]] = Config
+    Config: ClassVar[type[BaseConfig]] = BaseConfig
     draws: ClassVar[bool] = False
     """Whether a hook uses its seed; an inner loop that draws is not traced into a fixed graph."""
 

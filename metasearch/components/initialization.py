@@ -9,7 +9,7 @@ import torch
 
 from metasearch.components.base import Component
 from metasearch.core import seeds
-from metasearch.core.config import Config
+from metasearch.core.config import Config as BaseConfig
 from metasearch.core.values import Task, Tensors
 
 __all__ = ["LearnedInitialization", "RandomInitialization"]
@@ -21,7 +21,7 @@ class LearnedInitialization(Component):
     MAML; Finn, Abbeel, Levine 2017, arXiv:1703.03400.
     """
 
-    class Config(Config):
+    class Config(BaseConfig):
         """No settings: shapes come from the model."""
 
     def init(self, seed: int) -> tuple[Tensors, Tensors]:
@@ -35,7 +35,7 @@ class LearnedInitialization(Component):
 class RandomInitialization(Component):
     """Each task starts from fresh weights of the model's own initializer, drawn from the task's seed."""
 
-    class Config(Config):
+    class Config(BaseConfig):
         """No settings: the model draws its weights."""
 
     draws: ClassVar[bool] = True

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 
 from metasearch.components.base import Component
-from metasearch.core.config import Config
+from metasearch.core.config import Config as BaseConfig
 from metasearch.core.values import Tensors
 
 __all__ = ["FixedRate", "PerParameterRates", "SharedRate"]
@@ -18,7 +18,7 @@ __all__ = ["FixedRate", "PerParameterRates", "SharedRate"]
 class FixedRate(Component):
     """One rate for all parameters and steps, set by hand or by a searcher of choices."""
 
-    class Config(Config):
+    class Config(BaseConfig):
         """Settings.
 
         Args:
@@ -35,7 +35,7 @@ class FixedRate(Component):
 class SharedRate(Component):
     """One learned rate for all parameters and steps."""
 
-    class Config(Config):
+    class Config(BaseConfig):
         """Settings.
 
         Args:
@@ -57,7 +57,7 @@ class PerParameterRates(Component):
     Meta-SGD; Li et al. 2017, arXiv:1707.09835.
     """
 
-    class Config(Config):
+    class Config(BaseConfig):
         """Settings.
 
         Args:

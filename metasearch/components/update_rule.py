@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from metasearch.components.base import Component
-from metasearch.core.config import Config
+from metasearch.core.config import Config as BaseConfig
 from metasearch.core.values import Tensors
 
 __all__ = ["Sgd"]
@@ -14,7 +14,7 @@ __all__ = ["Sgd"]
 class Sgd(Component):
     """Gradient descent, theta' = theta - rate * gradient (MAML, Eq. 1 of arXiv:1703.03400; any rates)."""
 
-    class Config(Config):
+    class Config(BaseConfig):
         """No settings: the rates are a slot of their own."""
 
     def update(

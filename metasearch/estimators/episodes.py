@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from metasearch.core import seeds as seeding
-from metasearch.core.config import Config
+from metasearch.core.config import Config as BaseConfig
 from metasearch.core.contracts import Learner, TaskDistribution
 from metasearch.core.values import Batch, Call, Estimate, Losses, Measurement, Phi, Task, Tensors
 from metasearch.estimators.compile import CompileMode
@@ -65,7 +65,7 @@ class EpisodeEstimator(ABC):
         function: name under which workers find it.
     """
 
-    class Config(Config):
+    class Config(BaseConfig):
         """Settings.
 
         Args:

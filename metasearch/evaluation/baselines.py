@@ -14,7 +14,7 @@ from torch import Tensor
 
 from metasearch.components.initialization import LearnedInitialization
 from metasearch.core import seeds as seeding
-from metasearch.core.config import Config
+from metasearch.core.config import Config as BaseConfig
 from metasearch.core.contracts import Learner
 from metasearch.core.errors import UnsupportedError
 from metasearch.core.values import Batch, Phi, Tensors
@@ -57,7 +57,7 @@ class Examples(Protocol):
 class RandomInitialization:
     """A fresh phi, fine-tuned by the same inner loop: what meta-learning adds to it is the search's own work."""
 
-    class Config(Config):
+    class Config(BaseConfig):
         """No settings."""
 
     def __init__(self, config: Any, problem: Problem) -> None:
@@ -70,7 +70,7 @@ class RandomInitialization:
 class NearestNeighbour:
     """The label of the nearest support example in input space; no network, no training."""
 
-    class Config(Config):
+    class Config(BaseConfig):
         """No settings."""
 
     def __init__(self, config: Any, problem: Problem) -> None:
@@ -89,7 +89,7 @@ class Pretrained:
         UnsupportedError: if the tasks give no plain labelled examples, or phi has no learned initialization.
     """
 
-    class Config(Config):
+    class Config(BaseConfig):
         """Settings.
 
         Args:

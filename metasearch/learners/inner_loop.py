@@ -21,7 +21,7 @@ from torch import Tensor
 
 from metasearch.components import SLOTS, Component, Context
 from metasearch.core import seeds as seeding
-from metasearch.core.config import Config
+from metasearch.core.config import Config as BaseConfig
 from metasearch.core.contracts import Model
 from metasearch.core.errors import ConfigError
 from metasearch.core.registry import build
@@ -40,7 +40,7 @@ DEFAULT_SLOTS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-class Steps(Config):
+class Steps(BaseConfig):
     """Numbers of inner steps.
 
     Args:
@@ -64,7 +64,7 @@ class InnerLoop:
         ConfigError: if a slot, the model or a pattern of ``adapt`` cannot be used.
     """
 
-    class Config(Config):
+    class Config(BaseConfig):
         """Settings.
 
         Args:

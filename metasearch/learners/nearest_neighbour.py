@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from metasearch.core.config import Config
+from metasearch.core.config import Config as BaseConfig
 from metasearch.core.errors import UnsupportedError
 from metasearch.core.values import Batch, Losses, Phi, Task, TaskSpec
 from metasearch.learners.losses import loss_for, metrics_for
@@ -29,7 +29,7 @@ class PixelNearestNeighbour:
         UnsupportedError: for tasks that are not classification.
     """
 
-    class Config(Config):
+    class Config(BaseConfig):
         """No settings."""
 
     traceable = False

@@ -11,11 +11,11 @@ A distribution of your own is any class with two methods (see :class:`~metasearc
 Few-shot classification of your own examples needs no more than the examples (see
 :class:`~metasearch.tasks.base.FewShot`)::
 
-    from metasearch.core.config import Config
+    from metasearch.core.config import Config as BaseConfig
     from metasearch.tasks.base import FewShot
 
     class Glyphs(FewShot):
-        class Config(Config):
+        class Config(BaseConfig):
             ways: int = 5
 
         def __init__(self, config, device="cpu"):

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveInt
 
 from metasearch.components import Component
 from metasearch.components.initialization import LearnedInitialization
-from metasearch.core.config import Config
+from metasearch.core.config import Config as BaseConfig
 from metasearch.core.registry import register
 from metasearch.core.space import Choice, Space
 from metasearch.core.values import Measurement, Phi
@@ -21,7 +21,7 @@ register("slot.initialization", "shared_tensors")(LearnedInitialization)
 
 @register("slot.augmentation", "sub_policies")
 class SubPolicies(Component):
-    class Config(Config):
+    class Config(BaseConfig):
         count: PositiveInt = 5
         ops: PositiveInt = 2
 
@@ -42,7 +42,7 @@ class SubPolicies(Component):
 
 @register("learner", "training")
 class TrainingLearner:
-    class Config(Config):
+    class Config(BaseConfig):
         model: dict[str, Any]
         slots: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
@@ -62,7 +62,7 @@ class TrainingLearner:
 
 @register("evaluation", "training")
 class TrainingRuns(TrialCalls):
-    class Config(Config):
+    class Config(BaseConfig):
         epochs: PositiveInt
         report_every: PositiveInt = 1
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metasearch.components import Component
 from metasearch.core import seeds as seeding
-from metasearch.core.config import Config
+from metasearch.core.config import Config as BaseConfig
 from metasearch.core.registry import register
 from metasearch.core.space import Choice, Space
 from metasearch.core.values import Call, Losses, Phi, Task, Tensors
@@ -125,7 +125,7 @@ SPACE = {
 class Supernet:
     """Two layers that each offer an identity, a tanh and a sine of shared weights; a choice picks one each."""
 
-    class Config(Config):
+    class Config(BaseConfig):
         width: PositiveInt = 6
 
     OPERATIONS: ClassVar[Mapping[str, Any]] = {"identity": lambda x: x, "tanh": torch.tanh, "sine": torch.sin}
@@ -153,7 +153,7 @@ class Supernet:
 class OnePath(Component):
     """An operation a layer, chosen by a searcher."""
 
-    class Config(Config):
+    class Config(BaseConfig):
         pass
 
     def space(self) -> Space:
@@ -168,7 +168,7 @@ class OnePath(Component):
 class GradientNoise(Component):
     """A slot that nobody used before: noise on the inner gradients, of a learned size."""
 
-    class Config(Config):
+    class Config(BaseConfig):
         size: PositiveFloat = 0.1
 
     draws: ClassVar[bool] = True
