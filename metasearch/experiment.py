@@ -259,10 +259,25 @@ def _check_used(experiment: Experiment, program: ExperimentProgram, evaluation: 
 
 
 def _check_split(program: ExperimentProgram, split: str, block: str) -> None:
+    """That a held-out split exists, and that a phi learned in training fits its tasks."""
     try:
-        program.tasks.spec(split)
+        there = program.tasks.spec(split)
     except ConfigError as error:
         raise error.under(block) from None
+    here = program.tasks.spec("train")
+    learned, wanted = program.learner({}).init(0), program.learner({}, split).init(0)
+    shapes = [
+        {name: list(value.shape) for name, value in {**one.tensors, **one.buffers}.items()} for one in (learned, wanted)
+    ]
+    for name in sorted({*shapes[0], *shapes[1]}):
+        if shapes[0].get(name) != shapes[1].get(name):
+            raise UnsupportedError(
+                "tasks",
+                f"have {here.outputs} outputs and inputs {list(here.input_shape)} in training, {there.outputs} and "
+                f"{list(there.input_shape)} in the split {split!r}, and phi depends on it: {name} is "
+                f"{shapes[0].get(name)} and {shapes[1].get(name)}. Use equal numbers, or keep the last layer out of "
+                'phi: initialization: {type: tensors, zero: ["head.*"]}',
+            )
 
 
 def _with_gradient() -> list[str]:

@@ -68,7 +68,7 @@ class HeldOut:
         """
         settings, problem = self._file.test, self._program.problem
         assert settings is not None
-        learner = problem.learner(phi.choices)
+        learner = problem.learner(phi.choices, settings.split)
         spec = problem.tasks.spec(settings.split)
         if spec.kind != "classification" or len(spec.input_shape) != 3 or not isinstance(learner, InnerProblem):
             return None
@@ -76,7 +76,7 @@ class HeldOut:
         seeds = self.calls("test", Phi(), episodes, episodes, settings.split)[0].seeds
         with self._program.numerics():
             task = problem.sample(settings.split, seeds)
-            adapt = functools.partial(problem.learner(phi.choices).adapt, problem.phi(phi), task.support, self._seed)
+            adapt = functools.partial(learner.adapt, problem.phi(phi), task.support, self._seed)
             outputs = [adapt(steps=step)(task.query.x) for step in range(count)]
         shares = torch.stack([torch.softmax(one, -1) for one in outputs], dim=2).cpu()
         confidence, predictions = shares.max(-1)

@@ -19,7 +19,7 @@ from metasearch.takeaway.export import export
 from metasearch.takeaway.initialize import InitializationReport, fill, initialize
 from metasearch.takeaway.inputs import as_examples, as_targets
 from metasearch.takeaway.places import find
-from metasearch.takeaway.rebuild import build_learner, for_outputs, spec_of, with_outputs
+from metasearch.takeaway.rebuild import build_learner, for_outputs, spec_of, with_outputs, zero_patterns
 
 if TYPE_CHECKING:
     from metasearch.classifier import MetaClassifier, MetaRegressor
@@ -92,7 +92,10 @@ class LoadedPhi:
         return next((value.dtype for value in self.phi.tensors.values() if value.is_floating_point()), torch.float32)
 
     def initialization(self) -> Tensors:
-        """The learned initial parameters by the network's own names (copies); empty if none were learned."""
+        """The learned initial parameters by the network's own names (copies); empty if none were learned.
+
+        Those that every task starts at zero (``zero`` of the initialization) were not learned and are not among them.
+        """
         return {name: value.clone() for name, value in self.phi.part("initialization").items()}
 
     def learner(self, ways: int | None = None, *, allow_user_code: bool | None = None) -> Learner:
@@ -175,7 +178,9 @@ class LoadedPhi:
             held = ", ".join(sorted({name.partition(".")[0] for name in self.phi.tensors})) or "choices only"
             raise ArtifactError(f"this phi has no learned initialization (it holds: {held}); use .learner() or .adapt")
         outputs = self.manifest.spec.get("outputs")
-        return initialize(module, parameters, self.phi.buffers_of("initialization"), outputs)
+        return initialize(
+            module, parameters, self.phi.buffers_of("initialization"), outputs, zero_patterns(self.manifest)
+        )
 
     def adapt(
         self,

@@ -120,10 +120,17 @@ class ExperimentProgram:
         dtype = getattr(torch, self.file.numerics.dtype)
         return build("task", block, "tasks", device=self.blueprint.device, dtype=dtype)
 
-    def learner(self, choices: Mapping[str, Any]) -> Learner:
-        """The learner under given choices; built once for each."""
+    def learner(self, choices: Mapping[str, Any], split: str = "train") -> Learner:
+        """The learner under given choices for the tasks of a split; built once for each kind of task.
+
+        Splits that differ only in their numbers of examples share it.
+        """
         given = {**self._example, **choices}
-        key = json.dumps(given, sort_keys=True, default=str)
+        spec = self.tasks.spec("train")
+        if split != "train":
+            here = self.tasks.spec(split)
+            spec = dataclasses.replace(here, support=spec.support, query=spec.query)
+        key = json.dumps([given, spec.kind, spec.input_shape, spec.outputs], sort_keys=True, default=str)
         if key not in self._learners:
             block = self.blueprint.configuration(given).get("learner")
             if block is None:
@@ -132,7 +139,7 @@ class ExperimentProgram:
                 return block
             block = without_owners(block) if isinstance(block, Mapping) else {"type": block}
             own = {name.removeprefix("learner."): value for name, value in given.items() if name.startswith("learner.")}
-            context = {"spec": self.tasks.spec("train"), "choices": own}
+            context = {"spec": spec, "choices": own}
             self._learners[key] = build("learner", block, "learner", **context)
         return self._learners[key]
 
@@ -217,12 +224,13 @@ class ExperimentProgram:
         return build("estimator", {**settings, **block}, "evaluation", problem=self.problem)
 
     def _baseline(self, name: str) -> Baseline:
-        for entry in self.file.test.baselines if self.file.test else ():
-            found, settings = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
-            if found == name:
-                return build(
-                    "baseline", {"type": name, **(settings or {})}, f"test.baselines.{name}", problem=self.problem
-                )
+        test = self.file.test
+        if test is not None:
+            for entry in test.baselines:
+                found, settings = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
+                if found == name:
+                    block, path = {"type": name, **(settings or {})}, f"test.baselines.{name}"
+                    return build("baseline", block, path, problem=self.problem, split=test.split)
         raise UnsupportedError("test.baselines", f"no baseline {name!r} in this experiment")
 
 
@@ -247,7 +255,7 @@ def _prefixed(space: Space, prefix: str) -> Space:
 
 
 def _with(problem: Problem, learner: Learner) -> Problem:
-    def always(choices: Mapping[str, Any]) -> Learner:
+    def always(choices: Mapping[str, Any], split: str) -> Learner:
         return learner
 
     return Problem(problem.tasks, always, problem.device, problem.dtype, "never")

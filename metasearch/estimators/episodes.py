@@ -34,14 +34,15 @@ class Problem:
 
     Args:
         tasks: p(T).
-        learner: the learner under the choices of a phi (built once for each, then kept).
+        learner: ``learner(choices, split)``, the learner under the choices of a phi for the tasks of a split (built
+            once for each, then kept).
         device: where the computation runs.
         dtype: of phi and of the tasks' floating-point arrays.
         compile: ``auto``, ``never`` or ``always`` (see :mod:`metasearch.estimators.compile`).
     """
 
     tasks: TaskDistribution
-    learner: Callable[[Mapping[str, Any]], Learner]
+    learner: Callable[[Mapping[str, Any], str], Learner]
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
     compile: CompileMode = "never"
@@ -118,7 +119,7 @@ class EpisodeEstimator(ABC):
         start = time.perf_counter()
         phi = self.problem.phi(call.phi)
         task = self.problem.sample(call.split, call.seeds)
-        learner = self.problem.learner(phi.choices)
+        learner = self.problem.learner(phi.choices, call.split)
         losses, gradient, carried = self.shard_losses(call, phi, task, learner)
         metrics = {name: _array(value) for name, value in losses.metrics.items()}
         if self.config.reward_split is not None:

@@ -28,7 +28,7 @@ __all__ = ["Baseline", "Examples", "NearestNeighbour", "Pretrained", "RandomInit
 
 
 class Baseline(Protocol):
-    """Built as ``Baseline(config, problem)`` on a worker and on the driver."""
+    """Built as ``Baseline(config, problem, split)`` on a worker and on the driver; ``split`` is what is measured on."""
 
     learner: Learner
 
@@ -60,8 +60,8 @@ class RandomInitialization:
     class Config(BaseConfig):
         """No settings."""
 
-    def __init__(self, config: Any, problem: Problem) -> None:
-        self.learner = problem.learner({})
+    def __init__(self, config: Any, problem: Problem, split: str) -> None:
+        self.learner = problem.learner({}, split)
 
     def prepare(self, seed: int) -> Phi:
         return self.learner.init(seed)
@@ -73,8 +73,8 @@ class NearestNeighbour:
     class Config(BaseConfig):
         """No settings."""
 
-    def __init__(self, config: Any, problem: Problem) -> None:
-        self.learner = PixelNearestNeighbour(PixelNearestNeighbour.Config(), problem.tasks.spec("test"))
+    def __init__(self, config: Any, problem: Problem, split: str) -> None:
+        self.learner = PixelNearestNeighbour(PixelNearestNeighbour.Config(), problem.tasks.spec(split))
 
     def prepare(self, seed: int) -> Phi:
         return self.learner.init(seed)
@@ -102,10 +102,10 @@ class Pretrained:
         batch: PositiveInt = 128
         lr: PositiveFloat = 1e-3
 
-    def __init__(self, config: Any, problem: Problem) -> None:
+    def __init__(self, config: Any, problem: Problem, split: str) -> None:
         self.config = config
         self._problem = problem
-        self.learner = problem.learner({})
+        self.learner = problem.learner({}, split)
         if not isinstance(problem.tasks, Examples):
             raise UnsupportedError(
                 "test.baselines",
@@ -125,10 +125,11 @@ class Pretrained:
         parameters, buffers = model.init(seeding.derive(seed, "pretrained"))
         trained = self._train(model, parameters, buffers, seed)
         phi = learner.init(seed)
+        here = phi.part("initialization")
         fitting = {
-            f"initialization.{name}": value.to("cpu", phi.tensors[f"initialization.{name}"].dtype)
+            f"initialization.{name}": value.to("cpu", here[name].dtype)
             for name, value in trained.items()
-            if phi.tensors[f"initialization.{name}"].shape == value.shape
+            if name in here and here[name].shape == value.shape
         }
         return phi.replace(tensors={**phi.tensors, **fitting})
 

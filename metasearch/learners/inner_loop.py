@@ -70,6 +70,8 @@ class InnerLoop:
         Args:
             model: the network: ``type`` and its settings, a name, or an ``nn.Module`` class or object of your own.
             steps: inner steps in training and at test; one number means both.
+            reduction: how the losses of the support examples become one: their mean, or their sum. A rate acts on the
+                result, so one rate serves any number of classes under ``sum`` (as in the published code of MAML).
             objective: what phi descends: the query loss after the last step, its sum over all steps, or a weighted sum
                 with one weight for each step from 1 on.
             adapt: patterns of the parameter names that the inner loop changes (all by default).
@@ -79,6 +81,7 @@ class InnerLoop:
 
         model: Any
         steps: Steps = Steps(train=1, test=1)
+        reduction: Literal["mean", "sum"] = "mean"
         objective: Literal["final", "sum"] | tuple[float, ...] = "final"
         adapt: tuple[str, ...] = ("*",)
         slots: dict[str, dict[str, Any]] = Field(default_factory=dict)
@@ -235,7 +238,8 @@ class InnerLoop:
         losses = self._loss(outputs, batch.y)
         for slot, component in self.slots.items():
             losses = component.losses(phi.part(slot), losses, batch, number)
-        return losses.mean(-1), {name: value.detach() for name, value in buffers.items()}
+        reduced = losses.mean(-1) if self.config.reduction == "mean" else losses.sum(-1)
+        return reduced, {name: value.detach() for name, value in buffers.items()}
 
     def _update(self, phi: Phi, theta: Tensors, gradients: Tensors, rule: State, number: int) -> tuple[Tensors, State]:
         rates: Tensors = {}

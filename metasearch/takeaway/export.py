@@ -22,8 +22,9 @@ def export(stored: StoredPhi, path: str | Path) -> Path:
 
     Args:
         stored: phi and its manifest.
-        path: ``*.pt`` and ``*.safetensors`` get the learned initialization as a state dict; any other name becomes a
-            folder with all of phi, as a search leaves it.
+        path: ``*.pt`` and ``*.safetensors`` get the learned initialization as a state dict (without what every task
+            starts at zero, which was not learned); any other name becomes a folder with all of phi, as a search leaves
+            it.
 
     Returns:
         The path.

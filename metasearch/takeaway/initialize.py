@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
@@ -21,16 +22,20 @@ class InitializationReport:
 
     Args:
         loaded: names of parameters and buffers that now have their learned values.
+        zero: names of parameters that are zero now, as at the start of every task of the search.
         fresh: names of those that stayed as the module had them, each with its learned and its actual shape.
         notes: what else to know.
     """
 
     loaded: tuple[str, ...]
     fresh: Mapping[str, Shapes] = field(default_factory=dict)
+    zero: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [f"loaded {len(self.loaded)}: {', '.join(self.loaded)}"]
+        if self.zero:
+            lines.append(f"zero {len(self.zero)}, where every task of the search started: {', '.join(self.zero)}")
         if self.fresh:
             one = [
                 f"{name} (learned {list(learned)}, here {list(here)})" for name, (learned, here) in self.fresh.items()
@@ -40,7 +45,11 @@ class InitializationReport:
 
 
 def initialize(
-    module: nn.Module, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], outputs: int | None
+    module: nn.Module,
+    parameters: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
+    outputs: int | None,
+    zero: Sequence[str] = (),
 ) -> InitializationReport:
     """Copies learned values into a module, which is left untouched if they do not fit.
 
@@ -50,20 +59,25 @@ def initialize(
         buffers: likewise.
         outputs: number of outputs they were learned for; the one layer whose first dimension it is may have another
             one in the module, and then stays as it is.
+        zero: patterns of parameters that started from zero in every task and were not learned; they become zero.
 
     Raises:
         ArtifactError: naming what is missing or too much, or the two shapes that differ.
     """
     here = {name: tuple(value.shape) for name, value in module.named_parameters()}
+    empty = [name for name in here if any(fnmatchcase(name, pattern) for pattern in zero)]
     learned = {name: tuple(value.shape) for name, value in parameters.items()}
-    missing, surplus = [name for name in learned if name not in here], [name for name in here if name not in learned]
+    missing, surplus = (
+        [name for name in learned if name not in here],
+        [name for name in here if name not in learned and name not in empty],
+    )
     if missing or surplus:
         raise ArtifactError(
             f"the module {type(module).__name__} has other parameters than this phi: it lacks {missing or 'none'} and "
             f"has {surplus or 'none'} that were not learned; build the architecture that phi was learned with "
             "(.network() does)"
         )
-    fresh = {name: (learned[name], here[name]) for name in here if learned[name] != here[name]}
+    fresh = {name: (shape, here[name]) for name, shape in learned.items() if shape != here[name]}
     _check_last_layer(fresh, outputs)
     inside = {name: tuple(value.shape) for name, value in module.named_buffers()}
     for name, value in buffers.items():
@@ -71,8 +85,11 @@ def initialize(
             found = list(inside[name]) if name in inside else "no such buffer"
             raise ArtifactError(f"the buffer {name} was learned with shape {list(value.shape)}, the module has {found}")
     fill(module, {name: value for name, value in parameters.items() if name not in fresh}, buffers)
-    names = [name for name in here if name not in fresh]
-    return InitializationReport((*names, *buffers), fresh, _notes(module))
+    with torch.no_grad():
+        for name in empty:
+            module.get_parameter(name).zero_()
+    names = [name for name in here if name in learned and name not in fresh]
+    return InitializationReport((*names, *buffers), fresh, tuple(empty), _notes(module))
 
 
 @torch.no_grad()

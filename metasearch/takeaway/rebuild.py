@@ -20,7 +20,15 @@ from metasearch.core.space import Space, extract, substitute
 from metasearch.core.values import Phi, TaskSpec, Tensors
 from metasearch.program import without_owners
 
-__all__ = ["build_learner", "for_outputs", "plain_config", "spec_of", "trusted_block", "with_outputs"]
+__all__ = [
+    "build_learner",
+    "for_outputs",
+    "plain_config",
+    "spec_of",
+    "trusted_block",
+    "with_outputs",
+    "zero_patterns",
+]
 
 _INITIALIZATION = "initialization."
 _LOSSES = "metasearch.learners.losses:"
@@ -135,6 +143,15 @@ def for_outputs(phi: Phi, learned: Learner, wanted: Learner) -> Phi:
             "not change them (learner.adapt); use the number it was learned with"
         )
     return changed
+
+
+def zero_patterns(manifest: Manifest) -> tuple[str, ...]:
+    """Patterns of the parameters that every task of the search started at zero; they are no part of phi."""
+    learner = manifest.config.get("learner")
+    slots = learner.get("slots") if isinstance(learner, Mapping) else None
+    initialization = slots.get("initialization") if isinstance(slots, Mapping) else None
+    patterns = initialization.get("zero") if isinstance(initialization, Mapping) else None
+    return tuple(str(one) for one in patterns or ())
 
 
 def _resized(tensors: Tensors, like: Mapping[str, Tensor]) -> Tensors:

@@ -19,7 +19,7 @@ RATE = 0.03
 def problem(tasks: dict[str, Any], learner: dict[str, Any], compile_: Any = "never") -> Problem:
     distribution = build("task", tasks, "tasks", device="cpu", dtype=torch.float64)
     built = build("learner", {"type": "inner_loop", **learner}, "learner", spec=distribution.spec("train"))
-    return Problem(distribution, lambda choices: built, dtype=torch.float64, compile=compile_)
+    return Problem(distribution, lambda choices, split: built, dtype=torch.float64, compile=compile_)
 
 
 def quadratic(steps: int, **slots: Any) -> Problem:
@@ -35,7 +35,7 @@ def estimate(problem: Problem, name: str, phi: Phi, seed: int = 5, tasks: int = 
 
 
 def start(problem: Problem) -> Phi:
-    return problem.phi(problem.learner({}).init(3))
+    return problem.phi(problem.learner({}, "train").init(3))
 
 
 def closed_form(
@@ -191,7 +191,7 @@ def test_a_diverged_task_is_named_and_its_value_kept() -> None:
 
 def test_adapting_part_of_the_network_leaves_the_rest_as_it_was() -> None:
     case = problem({"type": "sinusoid", "shots": 4, "queries": 4}, {**CURVED, "adapt": ["head.*"]})
-    learner = case.learner({})
+    learner = case.learner({}, "train")
     assert isinstance(learner, InnerLoop)
     task = case.sample("train", [1, 2])
     phi = start(case)

@@ -218,3 +218,36 @@ def test_a_range_may_be_an_object_in_python() -> None:
         "y": Choice,
     }
     assert "'object'" not in str(recorded(experiment.tree))
+
+
+def other_ways(tiny: dict[str, Any], **initialization: Any) -> dict[str, Any]:
+    ways = {"train": 4, "test": 3}
+    learner = {
+        "recipe": "maml",
+        "model": {"type": "conv4", "filters": 4, "blocks": 2},
+        "slots": {"initialization": {"type": "tensors", **initialization}},
+    }
+    return {**tiny, "tasks": {"type": "omniglot", "ways": ways, "queries": 2}, "learner": learner}
+
+
+def test_other_numbers_of_classes_at_test_are_refused_where_phi_depends_on_them(tiny: dict[str, Any]) -> None:
+    with pytest.raises(UnsupportedError, match=r"4 outputs.*3.*head.* is \[4(, 4)?\] and \[3(, 4)?\].*zero"):
+        resolve(other_ways(tiny))
+
+
+def test_other_numbers_of_classes_at_test_with_a_head_from_zero(tiny: dict[str, Any], tmp_path: Path) -> None:
+    import metasearch as ms
+
+    tree = other_ways(tiny, zero=["head.*"])
+    tree["test"]["baselines"] = ["random", "nearest_neighbour", {"pretrained": {"steps": 2}}]
+    outcome = ms.run(tree, runs=tmp_path)
+    assert outcome.results is not None
+    accuracy = outcome.results["test"]["accuracy"]
+    assert accuracy > 0.33
+    learned = ms.load(outcome.phi_path)
+    assert not any("head" in name for name in learned.initialization())
+    report = learned.initialize(learned.network(6))
+    assert report.zero == ("head.weight", "head.bias")
+    assert not report.fresh
+    again = ms.evaluate(learned, episodes=6, shard=3)
+    assert again["accuracy"] == accuracy

@@ -1,0 +1,93 @@
+"""What the inner loop's settings mean."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import metasearch.learners
+import metasearch.models
+import metasearch.tasks  # noqa: F401  (these list the built-in parts)
+from metasearch.core.errors import ConfigError
+from metasearch.core.registry import build
+from metasearch.core.values import Batch, Task, TaskSpec
+from metasearch.learners.inner_loop import InnerLoop
+
+
+def learner(ways: int = 3, **settings: object) -> InnerLoop:
+    spec = TaskSpec("classification", (4,), ways, 2 * ways, 3 * ways)
+    block = {"type": "inner_loop", "model": {"type": "mlp", "hidden": [8]}, "steps": 1, **settings}
+    built = build("learner", block, "learner", spec=spec, choices={})
+    assert isinstance(built, InnerLoop)
+    return built
+
+
+def tasks(ways: int = 3, count: int = 2) -> Task:
+    draw = torch.Generator().manual_seed(0)
+
+    def batch(each: int) -> Batch:
+        y = torch.arange(ways).repeat_interleave(each).expand(count, -1)
+        return Batch(torch.randn(count, ways * each, 4, generator=draw, dtype=torch.float64), y)
+
+    return Task(batch(2), batch(3), np.arange(count))
+
+
+def head_of(loop: InnerLoop) -> list[str]:
+    return [name for name in loop.model.init(0)[0] if name.startswith("head") or name.startswith("layers.1")]
+
+
+class TestZero:
+    def test_is_no_part_of_phi_and_starts_each_task(self) -> None:
+        plain = learner()
+        names = head_of(plain)
+        assert names
+        loop = learner(slots={"initialization": {"type": "tensors", "zero": names}})
+        phi = loop.init(0).to("cpu", torch.float64)
+        assert not {f"initialization.{name}" for name in names} & set(phi.tensors)
+        assert {f"initialization.{name}" for name in names} | set(phi.tensors) == set(plain.init(0).tensors)
+        theta = loop.begin(phi, tasks(), 0)["theta"]
+        assert all(float(theta[name].abs().max()) == 0.0 for name in names)
+        assert {name: value.shape for name, value in theta.items()} == {
+            name: value.shape for name, value in plain.begin(plain.init(0), tasks(), 0)["theta"].items()
+        }
+
+    def test_first_step_moves_the_head_to_centred_class_sums(self) -> None:
+        """From zero, W = rate * sum over examples of (one-hot - 1/N) h: the closed form of one softmax step."""
+        names = head_of(learner())
+        slots = {
+            "initialization": {"type": "tensors", "zero": names},
+            "learning_rates": {"type": "fixed", "value": 0.3},
+        }
+        loop = learner(slots=slots, reduction="sum")
+        phi, task = loop.init(0).to("cpu", torch.float64), tasks()
+        start = loop.begin(phi, task, 0)
+        after = loop.step(phi, task, start, 0)["theta"]
+        weight, bias = names
+        first = {name: phi.tensors[f"initialization.{name}"] for name in after if name not in names}
+        w, b = first.values()
+        hidden = torch.relu(task.support.x @ w.T + b)
+        target = torch.nn.functional.one_hot(task.support.y, 3).double() - 1 / 3
+        torch.testing.assert_close(after[weight], 0.3 * target.transpose(1, 2) @ hidden)
+        torch.testing.assert_close(after[bias], 0.3 * target.sum(1))
+        for name, value in first.items():  # nothing flows back through a head of zeros
+            torch.testing.assert_close(after[name], value.expand_as(after[name]))
+
+    def test_phi_serves_any_number_of_classes(self) -> None:
+        names = head_of(learner())
+        slots = {"initialization": {"type": "tensors", "zero": names}}
+        phi = learner(3, slots=slots).init(0).to("cpu", torch.float64)
+        losses = learner(7, slots=slots).evaluate(phi, tasks(7), 0, train=False)
+        assert torch.isfinite(losses.query).all()
+
+    def test_a_pattern_that_fits_nothing_is_refused(self) -> None:
+        with pytest.raises(ConfigError, match=r"zero.*no parameter fits 'tail.\*'.*layers"):
+            learner(slots={"initialization": {"type": "tensors", "zero": ["tail.*"]}})
+
+
+def test_a_sum_over_the_support_set_is_a_mean_with_a_larger_rate() -> None:
+    task = tasks()
+    summed = learner(reduction="sum", slots={"learning_rates": {"type": "fixed", "value": 0.1}})
+    mean = learner(slots={"learning_rates": {"type": "fixed", "value": 0.6}})  # 6 support examples
+    phi = summed.init(1).to("cpu", torch.float64)
+    torch.testing.assert_close(summed.evaluate(phi, task, 0).query, mean.evaluate(phi, task, 0).query)
