@@ -73,9 +73,10 @@ class Model(Protocol):
         self, parameters: Tensors, buffers: Tensors, x: Tensor, *, seeds: NDArray[np.int64] | None = None
     ) -> tuple[Tensor, Tensors]:
         """Outputs ``[T, n, outputs]`` for ``x [T, n, ...]`` and parameters ``[T, ...]``, and the next buffers
-        ``[T, ...]``.
+        ``[T, ...]``. Parameters and buffers ``[1, ...]`` are shared by all tasks.
 
-        ``seeds`` ``[T]`` are for layers that draw (dropout); None switches such layers off.
+        ``seeds`` ``[T]`` are for layers that draw (dropout) and say that this is training; None is evaluation: such
+        layers are off, and layers that keep moving averages use them.
         """
         ...
 

@@ -13,12 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["merged", "split"]
+__all__ = ["joined", "merged", "split"]
 
 
 def split(x: Tensor, *shape: int) -> Tensor:
     """``x`` in a shape that cuts axes into several; its gradient is merged back by :func:`merged`."""
     y: Tensor = _Split.apply(x, shape)
+    return y
+
+
+def joined(x: Tensor, *shape: int) -> Tensor:
+    """``x`` in a shape that merges neighbouring axes; its gradient is cut again by :func:`split`."""
+    y: Tensor = _Merge.apply(x, shape)
     return y
 
 

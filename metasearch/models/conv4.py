@@ -48,10 +48,13 @@ class Conv4:
         blocks: how many blocks.
         pool: ``none`` halves by strided convolution, ``max`` by 2x2 max-pooling after the ReLU (drops an odd last row).
         stride: of the convolutions; 2 without pooling and 1 with it where not given.
-        norm: ``batch`` (statistics of the batch at hand, always) or ``none``.
+        norm: ``batch`` (statistics of the batch at hand, always), ``running`` (those in training, moving averages in
+            evaluation) or ``none``.
+        momentum: weight of a batch in the moving averages.
         affine: which parameters the norm has; ``bias`` is what the published code of MAML has.
         conv_bias: whether convolutions have a bias; only without norm where not given (before a norm it has no effect).
-        head: ``mean`` averages the last map over its pixels, ``flatten`` keeps them as features.
+        head: what follows the last map: ``mean`` averages it over its pixels for a linear head, ``flatten`` takes the
+            pixels as features for it, ``none`` gives these features as outputs.
         head_std: standard deviation of a normal initial head; Xavier where not given.
         """
 
@@ -59,10 +62,11 @@ class Conv4:
         blocks: int = Field(4, ge=1)
         pool: Literal["none", "max"] = "none"
         stride: Literal[1, 2] | None = None
-        norm: Literal["batch", "none"] = "batch"
+        norm: Literal["batch", "running", "none"] = "batch"
+        momentum: float = Field(0.1, gt=0, le=1)
         affine: Affine = "both"
         conv_bias: bool | None = None
-        head: Literal["mean", "flatten"] = "mean"
+        head: Literal["mean", "flatten", "none"] = "mean"
         head_std: float | None = Field(None, gt=0)
 
     def __init__(self, config: Config, spec: TaskSpec) -> None:
@@ -71,7 +75,7 @@ class Conv4:
                 "model",
                 f"conv4 needs images (channels, height, width), these tasks have inputs {spec.input_shape}; use mlp",
             )
-        self.config, self.outputs = config, spec.outputs
+        self.config = config
         self.stride = config.stride or (1 if config.pool == "max" else 2)
         self.conv_bias = config.norm == "none" if config.conv_bias is None else config.conv_bias
         self.channels = [spec.input_shape[0]] + [config.filters] * config.blocks
@@ -83,14 +87,18 @@ class Conv4:
                 "model.blocks",
                 f"an image of {spec.input_shape[1:]} pixels vanishes in {config.blocks} blocks; use fewer",
             )
-        self.features = config.filters * (height * width if config.head == "flatten" else 1)
+        self.features = config.filters * (1 if config.head == "mean" else height * width)
+        self.outputs = self.features if config.head == "none" else spec.outputs
 
     def _halve(self, pixels: int) -> int:
         pixels = (pixels - 1) // self.stride + 1
         return pixels // 2 if self.config.pool == "max" else pixels
 
     def init(self, seed: int) -> tuple[Tensors, Tensors]:
-        """Xavier-uniform kernels and head (or a normal head), norms at the identity, biases 0; there are no buffers."""
+        """Xavier-uniform kernels and head (or a normal head), norms at the identity, biases 0.
+
+        There are buffers for ``norm: running`` only: ``blocks.0.norm.running_mean`` (0), ``.running_var`` (1) ...
+        """
         draw = Initializer(seed)
         std = self.config.head_std
         parameters: Tensors = {}
@@ -101,25 +109,46 @@ class Conv4:
                 parameters[name] = draw.normal(*shape, std=std)
             else:
                 parameters[name] = draw.xavier_uniform(*shape)
-        return parameters, {}
+        buffers: Tensors = {}
+        if self.config.norm == "running":
+            for block in range(self.config.blocks):
+                buffers[f"blocks.{block}.norm.running_mean"] = torch.zeros(self.config.filters)
+                buffers[f"blocks.{block}.norm.running_var"] = torch.ones(self.config.filters)
+        return parameters, buffers
 
     def __call__(
         self, parameters: Tensors, buffers: Tensors, x: Tensor, *, seeds: NDArray[np.int64] | None = None
     ) -> tuple[Tensor, Tensors]:
-        """Logits ``[T, n, outputs]`` of ``x [T, n, C, H, W]``; nothing is drawn, so ``seeds`` have no effect."""
+        """Logits ``[T, n, outputs]`` of ``x [T, n, C, H, W]``, and the next buffers.
+
+        Nothing is drawn; ``seeds`` tell training from evaluation, which matters to ``norm: running``.
+        """
+        after = dict(buffers)
         x = x.permute(0, 1, 3, 4, 2)  # channels last, as the layers want them
         for block in range(self.config.blocks):
             name = f"blocks.{block}"
             x = functional.conv2d(
                 x, parameters[f"{name}.conv.weight"], parameters.get(f"{name}.conv.bias"), stride=self.stride, padding=1
             )
-            if self.config.norm == "batch":
-                x = functional.batch_norm(x, parameters.get(f"{name}.norm.weight"), parameters.get(f"{name}.norm.bias"))
+            if self.config.norm != "none":
+                statistics = None
+                if self.config.norm == "running":
+                    names = f"{name}.norm.running_mean", f"{name}.norm.running_var"
+                    kept = buffers[names[0]], buffers[names[1]]
+                    if seeds is None:
+                        statistics = kept
+                    else:
+                        found = functional.running_statistics(x, *kept, self.config.momentum)
+                        after.update(zip(names, found, strict=True))
+                affine = parameters.get(f"{name}.norm.weight"), parameters.get(f"{name}.norm.bias")
+                x = functional.batch_norm(x, *affine, statistics=statistics)
             x = torch.where(x <= 0, 0.0, x)  # relu (nan stays); the mask is recomputed where needed, not stored
             if self.config.pool == "max":
                 x = functional.max_pool2d(x)
         x = x.mean((2, 3)) if self.config.head == "mean" else x.permute(0, 1, 4, 2, 3).flatten(2)
-        return functional.linear(x, parameters["head.weight"], parameters["head.bias"]), buffers
+        if self.config.head != "none":
+            x = functional.linear(x, parameters["head.weight"], parameters["head.bias"])
+        return x, after
 
     def module(self) -> nn.Module:
         """An ordinary module of this architecture, for one task; its ``state_dict`` has the names of the parameters."""
@@ -131,7 +160,9 @@ class _Block(nn.Module):
         super().__init__()
         filters = model.config.filters
         self.conv = nn.Conv2d(inputs, filters, 3, stride=model.stride, padding=1, bias=model.conv_bias)
-        self.norm = BatchNorm(filters, model.config.affine) if model.config.norm == "batch" else nn.Identity()
+        momentum = model.config.momentum if model.config.norm == "running" else None
+        norm = BatchNorm(filters, model.config.affine, momentum=momentum)
+        self.norm = nn.Identity() if model.config.norm == "none" else norm
         self.pool = nn.MaxPool2d(2) if model.config.pool == "max" else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -144,10 +175,10 @@ class _Conv4Module(nn.Module):
         super().__init__()
         self.mean = model.config.head == "mean"
         self.blocks = nn.ModuleList(_Block(model, inputs) for inputs in model.channels[:-1])
-        self.head = nn.Linear(model.features, model.outputs)
+        self.head = nn.Identity() if model.config.head == "none" else nn.Linear(model.features, model.outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits ``[n, outputs]`` of ``x [n, C, H, W]``."""
+        """Outputs ``[n, outputs]`` of ``x [n, C, H, W]``."""
         for block in self.blocks:
             x = block(x)
         logits: Tensor = self.head(x.mean((-2, -1)) if self.mean else x.flatten(1))

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from metasearch.models.axes import merged, split
+from metasearch.models.axes import joined, merged, split
 from metasearch.models.direct import grouped_conv2d
 from metasearch.models.product import product
 
@@ -39,8 +39,8 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int
 
     Args:
         x: ``[T, n, H, W, C]``.
-        weight: ``[T, O, C, k, k]``; an expanded (stride 0) task axis is read once.
-        bias: ``[T, O]`` or None.
+        weight: ``[T, O, C, k, k]``, where an expanded (stride 0) task axis is read once; or ``[1, O, C, k, k]``.
+        bias: ``[T, O]``, ``[1, O]`` or None.
         stride: step in pixels, both axes.
         padding: zeros on each side, in pixels.
 
@@ -52,6 +52,9 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int
     """
     tasks, n, height, width, channels = x.shape
     outputs, kernel = weight.shape[1], weight.shape[-1]
+    if weight.shape[0] == 1 < tasks:
+        y = conv2d(joined(x, 1, tasks * n, height, width, channels), weight, bias, stride=stride, padding=padding)
+        return split(y, tasks, n, *y.shape[2:])
     if weight.shape[0] != tasks or weight.shape[2] != channels or weight.shape[-2] != kernel:
         raise ValueError(
             f"expected kernels [{tasks}, O, {channels}, k, k] for images {list(x.shape)}, got {list(weight.shape)}"

@@ -136,7 +136,7 @@ class ModuleModel:
         devices = [x.device] if x.is_cuda else []
         found = []
         for task in range(x.shape[0]):
-            one = {name: values[task] for name, values in unbound.items()}
+            one = {name: values[task if len(values) > 1 else 0] for name, values in unbound.items()}
             if seeds is None:
                 found.append(self._caller.call(one, x[task]))
             else:
@@ -151,7 +151,10 @@ class ModuleModel:
         self, parameters: Tensors, buffers: Tensors, x: Tensor, seeds: NDArray[np.int64] | None
     ) -> tuple[Tensor, Tensors]:
         try:
-            return vmap(self._caller.call)({**parameters, **buffers}, x)
+            values = {
+                name: value.expand(x.shape[0], *value.shape[1:]) for name, value in {**parameters, **buffers}.items()
+            }
+            return vmap(self._caller.call)(values, x)
         except RuntimeError as error:
             if "random" not in str(error):
                 raise

@@ -34,7 +34,7 @@ def tasks(ways: int = 3, count: int = 2) -> Task:
 
 
 def head_of(loop: InnerLoop) -> list[str]:
-    return [name for name in loop.model.init(0)[0] if name.startswith("head") or name.startswith("layers.1")]
+    return [name for name in loop.model.init(0)[0] if name.startswith(("head", "layers.1"))]
 
 
 class TestZero:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -208,3 +209,56 @@ def test_nan_is_not_hidden_by_the_activation() -> None:
     theta = {name: value[None] for name, value in parameters_of(model).items()}
     theta["blocks.0.conv.bias"] = torch.full_like(theta["blocks.0.conv.bias"], torch.nan)
     assert model(theta, {}, data()[0][:1])[0].isnan().all()
+
+
+@pytest.mark.parametrize("settings", list(VARIANTS.values()), ids=list(VARIANTS))
+def test_weights_shared_by_all_tasks_are_weights_of_each(settings: dict[str, object]) -> None:
+    model = model_of(**settings)
+    values = {name: value.requires_grad_() for name, value in parameters_of(model).items()}
+    support = data()[0]
+    results = []
+    for tasks in (1, TASKS):
+        given = {name: value.expand(tasks, *value.shape) for name, value in values.items()}
+        y = model(given, {}, support)[0]
+        results.append([y, *torch.autograd.grad(y.square().sum(), list(values.values()))])
+    for shared, each in zip(*results, strict=True):
+        torch.testing.assert_close(shared, each)
+
+
+def test_no_head_gives_the_features() -> None:
+    model = model_of(head="none", blocks=2)
+    assert model.outputs == 3 * 4 * 4
+    assert not any(name.startswith("head") for name in model.init(0)[0])
+    module, values = model.module().double(), parameters_of(model)
+    module.load_state_dict(values)
+    x = data()[0]
+    y = model({name: value[None] for name, value in values.items()}, {}, x)[0]
+    torch.testing.assert_close(y[1], module(x[1]))
+
+
+def test_running_statistics_are_those_of_torch() -> None:
+    """Two training batches and an evaluation, as nn.BatchNorm2d in place of ours would have it."""
+    model = model_of(norm="running", blocks=1, momentum=0.2)
+    values, buffers = parameters_of(model), {name: value.double() for name, value in model.init(0)[1].items()}
+    reference = torch.nn.BatchNorm2d(3, momentum=0.2).double()
+    reference.load_state_dict(
+        {name.rpartition(".")[2]: one for name, one in values.items() if ".norm." in name}, strict=False
+    )
+    module = model.module().double()
+    module.load_state_dict({**values, **buffers})
+    shared = {name: value[None] for name, value in values.items()}
+    state = {name: value[None] for name, value in buffers.items()}
+    x = data()[0]
+    convolved = [F.conv2d(one, values["blocks.0.conv.weight"], stride=2, padding=1) for one in x]
+    for batch in range(2):
+        _, state = model(shared, state, x[batch : batch + 1], seeds=np.zeros(1, dtype=np.int64))
+        module.train()(x[batch])
+        reference(convolved[batch])
+        torch.testing.assert_close(state["blocks.0.norm.running_mean"][0], reference.running_mean)
+        torch.testing.assert_close(state["blocks.0.norm.running_var"][0], reference.running_var)
+    features = torch.relu(reference.eval()(convolved[2])).mean((2, 3))
+    expected = features @ values["head.weight"].T + values["head.bias"]
+    y, after = model(shared, state, x[2:])
+    torch.testing.assert_close(y[0], expected)
+    torch.testing.assert_close(module.eval()(x[2]), expected)
+    assert all(torch.equal(after[name], state[name]) for name in state)
