@@ -17,13 +17,17 @@ variant that is the baseline. Seconds are CPU time of the process unless `--wall
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import json
 import statistics
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -172,10 +176,22 @@ def loop(arguments: argparse.Namespace) -> Step:
     return step
 
 
-def learn2learn(arguments: argparse.Namespace) -> Step:
-    import learn2learn as l2l
+def learn2learn_maml() -> Any:
+    """The class MAML, from an installed learn2learn or from a mere checkout, whose compiled parts are not needed."""
+    try:
+        return importlib.import_module("learn2learn.algorithms").MAML
+    except ImportError:
+        found = importlib.util.find_spec("learn2learn")
+        assert found is not None
+        for name in ("learn2learn", "learn2learn.algorithms"):
+            shell = types.ModuleType(name)
+            shell.__path__ = [str(Path(*found.submodule_search_locations, *name.split(".")[1:]))]
+            sys.modules[name] = shell
+        return importlib.import_module("learn2learn.algorithms.maml").MAML
 
-    maml = l2l.algorithms.MAML(torch_module(arguments), lr=RATE, first_order=False)
+
+def learn2learn(arguments: argparse.Namespace) -> Step:
+    maml = learn2learn_maml()(torch_module(arguments), lr=RATE, first_order=False)
     data = images(arguments.query)
 
     def step() -> Tensor:
