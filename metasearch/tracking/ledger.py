@@ -208,7 +208,11 @@ class Ledger:
             parent.log("best_validation", metrics.get(self.select, record["L"]), record, record["step"])
 
     def _test(self, record: Record, parent: RunRows) -> None:
-        _log_protocol(parent, record, 0, "test/" if record["name"] == "metasearch" else f"baseline/{record['name']}/")
+        if record["name"] == "metasearch":
+            _log_protocol(parent, record, 0, "test/")
+        else:  # one figure each: MLflow draws a chart for every metric, and the rest is in results.json
+            figure = (record.get("metrics") or {}).get(self.select, record.get("L"))
+            parent.log(f"baseline/{record['name']}", figure, record, 0)
 
     def _event(self, record: Record, parent: RunRows) -> None:
         parent.tags["metasearch.last_event"] = f"{record['event']}: {param_value(record.get('detail') or {})}"[

@@ -2,9 +2,9 @@
 
 One parent run a search, found by the tag ``metasearch.run`` before one is made: the configuration as params, ``L``,
 ``objective``, each metric, ``gradient_norm``, ``validation/...`` and ``best_validation`` by outer step, ``test/...``
-and ``baseline/<name>/...`` at the end. One child run a proposal of a search over choices: ``phi.<name>`` as params,
-``L`` by step of its reports, and a status that says what became of it. Points carry the journal's time stamps, so
-sending one again changes nothing.
+and for each ``baseline/<name>`` the figure that selects phi at the end. One child run a proposal of a search over
+choices: ``phi.<name>`` as params, ``L`` by step of its reports, and a status that says what became of it. Points carry
+the journal's time stamps, so sending one again changes nothing.
 """
 
 from __future__ import annotations

@@ -156,7 +156,7 @@ def test_a_search_by_gradient_is_one_run_with_its_figures_by_step(store: str, ru
         "best_validation": 0.75,
         "test/accuracy": 0.7,
     }
-    assert {**metrics, **expected, "baseline/random/accuracy": 0.7, "evaluations": 3.0} == metrics
+    assert {**metrics, **expected, "baseline/random": 0.7, "evaluations": 3.0} == metrics
     assert stored.parent.data.params == {"seed": "3", "tasks.ways": "5", "validation.select": "accuracy"}
     assert stored.parent.data.tags["evaluations"] == "3"
     assert stored.parent.info.status == "FINISHED"
