@@ -21,6 +21,7 @@ from metasearch.core.errors import ConfigError, UnsupportedError, nearest
 from metasearch.core.registry import build, import_path, registry
 from metasearch.core.space import Space, extract
 from metasearch.core.values import Phi
+from metasearch.estimators.episodes import EpisodeEstimator
 from metasearch.program import Blueprint, ExperimentProgram, TrialEvaluation
 from metasearch.schema import ExperimentFile
 from metasearch.searchers.joint import compose
@@ -216,6 +217,8 @@ def _check(experiment: Experiment, program: ExperimentProgram) -> None:
                 f"{file.evaluation.get('estimator')!r} gives no gradient, which the gradient searcher needs; "
                 f"choose one that does ({', '.join(_with_gradient())})",
             )
+        if isinstance(evaluation, EpisodeEstimator):
+            evaluation.check(learner, phi)
         if experiment.takes_gradient() and not phi.tensors:
             raise UnsupportedError(
                 "searchers", "a gradient searcher needs learned tensors; no slot of the learner has any"
