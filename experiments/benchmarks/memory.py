@@ -1,14 +1,16 @@
 """Peak memory of one second-order meta-gradient with 1, 5 and 20 inner steps.
 
-Omniglot-like 5-way 1-shot tasks (random images), four blocks of 64 filters with batch norm on the batch's own statistics,
-one shard of `--tasks` tasks, evaluated eagerly by the estimator that a search uses. Variants:
+Omniglot-like 5-way 1-shot tasks (random images), four blocks of 64 filters with batch norm on the batch's own
+statistics, one shard of `--tasks` tasks, evaluated eagerly by the estimator that a search uses. Variants:
 
     kept        every inner step's graph is kept until the way back
     recompute   `estimator: {type: backprop, recompute: true}`: a step is computed again when the way back reaches it
     implicit    the gradient at the end of a proximal inner loop, conjugate gradient with 5 products
 
-Each measurement has a process of its own. Memory is the peak resident size less that of the process before the gradient,
-with the process warmed up by a gradient of one task and one step; the time is CPU time of one gradient.
+Each measurement has a process of its own. Memory is the peak resident size less that of the process before the
+gradient, warmed up by a gradient of one task and one step. `needed` is taken with an allocator that gives freed blocks
+back at once (MALLOC_MMAP_THRESHOLD_=131072), so it is what the computation holds; `taken` with the allocator's own
+settings, as is the CPU time of one gradient.
 
     OMP_NUM_THREADS=1 python experiments/benchmarks/memory.py
 """
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -64,15 +67,23 @@ def main() -> None:
         print(json.dumps(measure(arguments)))
         return
     print(f"{arguments.tasks} tasks, {arguments.query} query images a task, stride 2, float32, 1 thread")
-    print(f"{'steps':>5}  " + "".join(f"{name:>28}" for name in VARIANTS))
+    print(f"{'steps':>5}  {'variant':10} {'needed MB':>10} {'taken MB':>10} {'CPU s':>7}")
     for steps in arguments.steps:
-        cells = []
         for variant in VARIANTS:
             command = [sys.executable, __file__, "--variant", variant, "--steps", str(steps)]
             command += ["--tasks", str(arguments.tasks), "--query", str(arguments.query)]
-            found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-            cells.append(f"{found['megabytes']:8.0f} MB, {found['seconds']:6.2f} s CPU")
-        print(f"{steps:5}  " + "".join(f"{cell:>28}" for cell in cells), flush=True)
+            needed, taken = (ask(command, more) for more in ({"MALLOC_MMAP_THRESHOLD_": "131072"}, {}))
+            print(
+                f"{steps:5}  {variant:10} {needed['megabytes']:10.0f} {taken['megabytes']:10.0f} "
+                f"{taken['seconds']:7.2f}",
+                flush=True,
+            )
+
+
+def ask(command: list[str], more: dict[str, str]) -> dict[str, float]:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")} | more
+    found = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    return dict(json.loads(found.stdout))
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, float]:
