@@ -6,19 +6,20 @@ import functools
 import logging
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from metasearch import artifacts
 from metasearch.controller import Controller
 from metasearch.core import seeds as seeding
 from metasearch.core.contracts import Executor
 from metasearch.core.errors import ResumeError
 from metasearch.core.values import Phi, Report
-from metasearch.experiment import Experiment, load
+from metasearch.experiment import Experiment, load, weights_of
 from metasearch.plan import Plan, Record
 from metasearch.program import ExperimentProgram, build_program
 from metasearch.tracking import RunDirectory
@@ -112,12 +113,23 @@ def stops_on_interrupt(controller: Controller) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def initial_phi(program: ExperimentProgram, seed: int) -> Phi:
-    """The phi that a search starts from."""
+def initial_phi(program: ExperimentProgram, seed: int, say: Callable[[artifacts.Start], None] | None = None) -> Phi:
+    """The phi that a search starts from.
+
+    Args:
+        program: the driver's own.
+        seed: of the search.
+        say: is told what became of given weights (``from`` of the initialization).
+    """
     if program.file.learner is None:
         return Phi()
-    phi = program.learner({}).init(seeding.derive(seed, "phi"))
-    return phi.to("cpu", program.problem.dtype)
+    phi = program.learner({}).init(seeding.derive(seed, "phi")).to("cpu", program.problem.dtype)
+    if (source := weights_of(program.file.learner)) is None:
+        return phi
+    phi, start = artifacts.start_from(source, phi)
+    if say is not None:
+        say(start)
+    return phi
 
 
 def plan_of(experiment: Experiment, in_flight: int) -> Plan:

@@ -198,12 +198,18 @@ class Controller:
                 self._submit(proposal)
 
     def _submit(self, proposal: Proposal) -> None:
-        reference = self.executor.put(self.phi(proposal.choices))
         self._answers[proposal.id] = {}
-        for plain in self.estimator.calls(proposal.id, reference, self._carried, proposal.seed):
+        for plain in self._plain_calls(proposal):
             call = self._continued(plain)
             self._calls[proposal.id, call.index] = call
             self.executor.submit(call)
+
+    def _plain_calls(self, proposal: Proposal) -> list[Call]:
+        """The calls of a proposal, with the outer step at which it was asked for."""
+        reference = self.executor.put(self.phi(proposal.choices))
+        step = next(ask.step for ask in self._open if proposal in ask.proposals)
+        calls = self.estimator.calls(proposal.id, reference, self._carried, proposal.seed)
+        return [dataclasses.replace(call, step=step) for call in calls]
 
     def _continued(self, call: Call) -> Call:
         """A training run that an earlier driver left goes on from the newest checkpoint that it reported."""
@@ -396,8 +402,7 @@ class Controller:
 
     def _compute(self, proposal: Proposal) -> Evaluation:
         """An evaluation by itself, in order, without recording it."""
-        reference = self.executor.put(self.phi(proposal.choices))
-        calls = self.estimator.calls(proposal.id, reference, self._carried, proposal.seed)
+        calls = self._plain_calls(proposal)
         for call in calls:
             self.executor.submit(call)
         answers: dict[int, Measurement] = {}

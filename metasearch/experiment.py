@@ -13,19 +13,20 @@ from typing import Any
 import yaml
 
 import metasearch.searchers  # noqa: F401  (lists the built-in searchers)
-from metasearch import recipes
+from metasearch import artifacts, recipes
 from metasearch.core.config import Config, validate
 from metasearch.core.contracts import Searcher
 from metasearch.core.dimensions import Dimension, expression
-from metasearch.core.errors import ConfigError, UnsupportedError, nearest
+from metasearch.core.errors import ArtifactError, ConfigError, UnsupportedError, nearest
 from metasearch.core.registry import build, import_path, registry
 from metasearch.core.space import Space, extract
 from metasearch.core.values import Phi
+from metasearch.estimators.episodes import EpisodeEstimator
 from metasearch.program import Blueprint, ExperimentProgram, TrialEvaluation
 from metasearch.schema import ExperimentFile
 from metasearch.searchers.joint import compose
 
-__all__ = ["Experiment", "load", "override", "read", "recorded", "resolve"]
+__all__ = ["Experiment", "load", "override", "read", "recorded", "resolve", "weights_of"]
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,7 @@ def resolve(tree: Mapping[str, Any], folder: Path | None = None) -> Experiment:
         if "searchers" in tree:
             raise ConfigError("searcher", "give either searcher or searchers, not both")
         tree["searchers"] = {"searcher": tree.pop("searcher")}
+    tree = _with_place_of_weights(tree, folders)
     _, found = extract(tree)
     ranges = Space({name: dimension for name, (dimension, _) in found.items()})
     plain = Blueprint(tree, folders).configuration(ranges.sample(0))
@@ -209,6 +211,7 @@ def _check(experiment: Experiment, program: ExperimentProgram) -> None:
         learner = program.learner({})
         seed = file.seed
         phi = learner.init(seed)
+        _check_weights(file, phi)
         experiment.searcher(phi, seed)
         if experiment.takes_gradient() and not evaluation.gives_gradient:
             raise UnsupportedError(
@@ -216,6 +219,8 @@ def _check(experiment: Experiment, program: ExperimentProgram) -> None:
                 f"{file.evaluation.get('estimator')!r} gives no gradient, which the gradient searcher needs; "
                 f"choose one that does ({', '.join(_with_gradient())})",
             )
+        if isinstance(evaluation, EpisodeEstimator):
+            evaluation.check(learner, phi)
         if experiment.takes_gradient() and not phi.tensors:
             raise UnsupportedError(
                 "searchers", "a gradient searcher needs learned tensors; no slot of the learner has any"
@@ -237,6 +242,37 @@ def _check(experiment: Experiment, program: ExperimentProgram) -> None:
         _check_split(program, file.test.split, "test")
         for entry in file.test.baselines:
             program.function(f"baseline:{entry if isinstance(entry, str) else next(iter(entry))}")
+
+
+def weights_of(learner: Any) -> str | None:
+    """Where a learner's block says that the initialization starts from, if it does."""
+    slots = learner.get("slots") if isinstance(learner, Mapping) else None
+    block = slots.get("initialization") if isinstance(slots, Mapping) else None
+    return block.get("from") if isinstance(block, Mapping) else None
+
+
+def _with_place_of_weights(tree: dict[str, Any], folders: Sequence[str]) -> dict[str, Any]:
+    """The experiment with the whole path of given weights, so that it can be resumed from anywhere."""
+    given = weights_of(tree.get("learner"))
+    if given is None:
+        return tree
+    places = [Path(folder) / given for folder in folders]
+    place = next((one for one in places if one.exists()), None)
+    if place is None or ":" in str(place):
+        looked = "a path without a colon" if place else f"one of {', '.join(map(str, places))}"
+        raise ConfigError(
+            "learner.slots.initialization.from", f"expected weights at {looked}: the folder of a phi, a state dict"
+        )
+    return override(tree, {"learner.slots.initialization.from": str(place.resolve())})
+
+
+def _check_weights(file: ExperimentFile, phi: Phi) -> None:
+    source = weights_of(file.learner)
+    if source is not None:
+        try:
+            artifacts.start_from(source, phi)
+        except ArtifactError as error:
+            raise ConfigError("learner.slots.initialization.from", str(error)) from error
 
 
 def _check_used(experiment: Experiment, program: ExperimentProgram, evaluation: Any) -> None:

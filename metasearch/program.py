@@ -235,9 +235,15 @@ class ExperimentProgram:
 
 
 def without_owners(block: Mapping[str, Any]) -> dict[str, Any]:
-    """A learner's block without the ``searcher`` keys of its slots, which say who drives them and not what they are."""
+    """A learner's block without what its slots say of the search and not of themselves: ``searcher``, who drives them,
+    and ``from``, the weights that the initialization starts from.
+    """
     slots = {
-        slot: {key: value for key, value in settings.items() if key != "searcher"}
+        slot: {
+            key: value
+            for key, value in settings.items()
+            if key != "searcher" and (slot, key) != ("initialization", "from")
+        }
         for slot, settings in block.get("slots", {}).items()
     }
     return {**block, "slots": slots} if "slots" in block else dict(block)

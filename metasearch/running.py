@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import platform
 import shlex
@@ -233,7 +234,13 @@ class _Drive:
         else:
             record("start", **_start_fields(directory, experiment))
         program = experiment.program
-        phi = initial_phi(program, seed)
+
+        def started(start: artifacts.Start) -> None:
+            if not history:
+                _log.warning("%s", start)
+                record("event", event="initialization", detail=dataclasses.asdict(start))
+
+        phi = initial_phi(program, seed, started)
         searcher = experiment.searcher(phi, seeding.derive(seed, "searcher"))
         self.listener.on_phase("starting workers")
         with open_executor(experiment, directory.path, history) as executor:

@@ -3,11 +3,13 @@
 from metasearch.artifacts.manifest import FORMAT, Manifest, Provenance, TensorInfo, current_versions
 from metasearch.artifacts.references import refuse_user_code, user_references
 from metasearch.artifacts.store import StoredPhi, check_fits, load, save
+from metasearch.artifacts.weights import Start, start_from
 
 __all__ = [
     "FORMAT",
     "Manifest",
     "Provenance",
+    "Start",
     "StoredPhi",
     "TensorInfo",
     "check_fits",
@@ -15,5 +17,6 @@ __all__ = [
     "load",
     "refuse_user_code",
     "save",
+    "start_from",
     "user_references",
 ]

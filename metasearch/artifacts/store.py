@@ -84,7 +84,7 @@ def load(folder: Path | str, device: torch.device | str = "cpu") -> StoredPhi:
     """
     folder = Path(folder)
     manifest = _read_manifest(folder)
-    stored = _read_tensors(folder / _TENSORS)
+    stored = read_tensors(folder / _TENSORS)
     expected = {_TENSOR_PREFIX + name: info for name, info in manifest.tensors.items()}
     expected |= {_BUFFER_PREFIX + name: info for name, info in manifest.buffers.items()}
     _compare(
@@ -143,7 +143,12 @@ def _read_manifest(folder: Path) -> Manifest:
         ) from error
 
 
-def _read_tensors(path: Path) -> Tensors:
+def read_tensors(path: Path) -> Tensors:
+    """The tensors of a file in the safetensors format.
+
+    Raises:
+        ArtifactError: if it cannot be read or is damaged.
+    """
     try:
         return dict(parse_tensors(path.read_bytes()))
     except OSError as error:

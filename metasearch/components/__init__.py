@@ -14,7 +14,12 @@ _BUILT_IN = {
         "tensors": "metasearch.components.initialization:LearnedInitialization",
         "random": "metasearch.components.initialization:RandomInitialization",
     },
-    "slot.update_rule": {"sgd": "metasearch.components.update_rule:Sgd"},
+    "slot.update_rule": {
+        "sgd": "metasearch.components.update_rule:Sgd",
+        "adam": "metasearch.components.update_rule:Adam",
+    },
+    "slot.regularizer": {"proximal": "metasearch.components.regularizer:Proximal"},
+    "slot.norms": {"per_step": "metasearch.components.norms:PerStepNorms"},
     "slot.learning_rates": {
         "fixed": "metasearch.components.learning_rates:FixedRate",
         "shared": "metasearch.components.learning_rates:SharedRate",

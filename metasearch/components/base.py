@@ -28,6 +28,8 @@ SLOTS = (
     "augmentation",
     "teacher",
     "example_weights",
+    "norms",
+    "regularizer",
     "learning_rates",
     "update_rule",
 )
@@ -92,6 +94,14 @@ class Component:
     def losses(self, values: Tensors, losses: Tensor, batch: Batch, step: int) -> Tensor:
         """Losses of single examples ``[T, n]``, before their mean is taken."""
         return losses
+
+    def penalty(self, values: Tensors, theta: Tensors, start: Tensors, *, train: bool) -> Tensor | None:
+        """``[T]``, what is added to the support loss for the parameters; ``start`` is theta before the first step."""
+        return None
+
+    def parameters(self, values: Tensors, theta: Tensors, step: int) -> Tensors:
+        """The parameters that the network is called with at an inner step; theta itself goes on as it is."""
+        return theta
 
     def gradients(self, values: Tensors, gradients: Tensors, theta: Tensors, step: int) -> Tensors:
         """The gradients ``[T, ...]`` that reach the update rule."""

@@ -4,21 +4,88 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+from pydantic import Field
+from torch import Tensor
+
 from metasearch.components.base import Component
 from metasearch.core.config import Config as BaseConfig
 from metasearch.core.values import Tensors
 
-__all__ = ["Sgd"]
+__all__ = ["Adam", "Sgd"]
 
 
 class Sgd(Component):
-    """Gradient descent, theta' = theta - rate * gradient (MAML, Eq. 1 of arXiv:1703.03400; any rates)."""
+    """Gradient descent, theta' = theta - rate * gradient (MAML, Eq. 1 of arXiv:1703.03400; any rates).
+
+    With ``momentum`` m the gradient is replaced by v' = m v + gradient, v from zero, as in ``torch.optim.SGD``.
+    """
 
     class Config(BaseConfig):
-        """No settings: the rates are a slot of their own."""
+        """Settings; the rates are a slot of their own.
+
+        Args:
+            momentum: share of the last step's direction that the next one keeps.
+        """
+
+        momentum: float = Field(default=0.0, ge=0.0, lt=1.0)
+
+    def begin_update(self, values: Tensors, theta: Tensors) -> Any:
+        if not self.config.momentum:
+            return {}
+        return {"velocity": {name: torch.zeros_like(theta[name]) for name in self.context.adapted}}
 
     def update(
         self, values: Tensors, theta: Tensors, gradients: Tensors, rates: Tensors, state: Any, step: int
     ) -> tuple[Tensors, Any]:
+        if self.config.momentum:
+            velocity = state["velocity"]
+            gradients = {name: self.config.momentum * velocity[name] + one for name, one in gradients.items()}
+            state = {"velocity": gradients}
         moved = {name: theta[name] - rates[name] * gradient for name, gradient in gradients.items()}
         return {**theta, **moved}, state
+
+
+class Adam(Component):
+    """Adam inside the inner loop (Kingma and Ba 2015, arXiv:1412.6980, Algorithm 1), with any rates.
+
+    m' = b1 m + (1 - b1) g and v' = b2 v + (1 - b2) g^2, both from zero; theta' = theta - rate * m^ / (sqrt(v^) + eps),
+    where m^ and v^ are divided by 1 - b^t. Reptile uses ``betas: [0, 0.999]``.
+
+    A gradient through these steps is exact, except that sqrt has derivative 0 where a parameter never had a gradient.
+    It is large where gradients are of the size of ``eps``: raise ``eps`` for second-order estimates.
+    """
+
+    class Config(BaseConfig):
+        """Settings; the rates are a slot of their own.
+
+        Args:
+            betas: decay of the two moments, a step.
+            eps: added to the square root of the second moment.
+        """
+
+        betas: tuple[float, float] = (0.9, 0.999)
+        eps: float = Field(default=1e-8, gt=0.0)
+
+    def begin_update(self, values: Tensors, theta: Tensors) -> Any:
+        zeros = {name: torch.zeros_like(theta[name]) for name in self.context.adapted}
+        return {"first": zeros, "second": zeros, "count": 0}
+
+    def update(
+        self, values: Tensors, theta: Tensors, gradients: Tensors, rates: Tensors, state: Any, step: int
+    ) -> tuple[Tensors, Any]:
+        (b1, b2), count = self.config.betas, state["count"] + 1
+        first = {name: b1 * state["first"][name] + (1 - b1) * one for name, one in gradients.items()}
+        second = {name: b2 * state["second"][name] + (1 - b2) * one * one for name, one in gradients.items()}
+        moved = {
+            name: theta[name]
+            - rates[name] * (first[name] / (1 - b1**count)) / (_root(second[name] / (1 - b2**count)) + self.config.eps)
+            for name in gradients
+        }
+        return {**theta, **moved}, {"first": first, "second": second, "count": count}
+
+
+def _root(value: Tensor) -> Tensor:
+    """The square root, with derivative 0 at 0 (nan stays)."""
+    zero = value == 0
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, value).sqrt())

@@ -112,15 +112,29 @@ class Learner(Protocol):
 class InnerProblem(Protocol):
     """A learner with an inner loop, opened.
 
-    Truncation, checkpointing, Reptile, implicit gradients and PES build on it.
+    Truncation, checkpointing, Reptile, implicit gradients and PES build on it. The parameters of the network in a
+    state are its entry ``theta``, tensors ``[T, ...]`` by name.
     """
+
+    @property
+    def adapted(self) -> tuple[str, ...]:
+        """Names of the parameters in ``theta`` that steps change."""
+        ...
+
+    def objective_weights(self, outer_step: int | None = None) -> tuple[float, ...]:
+        """What phi descends in training: weights of the query losses after the last so many inner steps. They may
+        depend on the outer step; None asks for those that ``evaluate`` goes by, which are constant.
+        """
+        ...
 
     def n_steps(self, *, train: bool = True) -> int:
         """Length of the inner loop."""
         ...
 
-    def begin(self, phi: Phi, task: Task, seed: int) -> Any:
-        """The inner state before the first step: a tree (dicts, tuples) of tensors with a leading task axis."""
+    def begin(self, phi: Phi, task: Task, seed: int, *, train: bool = True) -> Any:
+        """The inner state before the first step: a tree (dicts, tuples) of tensors with a leading task axis. ``train``
+        is as for ``evaluate``, and part of the state.
+        """
         ...
 
     def step(self, phi: Phi, task: Task, state: Any, seed: int, *, create_graph: bool = True) -> Any:

@@ -183,6 +183,7 @@ class Call:
         seeds: task seeds, one a task of this shard.
         seed: seed for what is drawn besides the tasks.
         split: split that tasks come from.
+        step: outer step of the search, for what changes on its way; 0 outside of a search.
         carried: estimator state of this shard from the step before, or a reference.
         extra: what an estimator adds (a perturbation's seed and sign, a step count ...): plain values only.
     """
@@ -194,6 +195,7 @@ class Call:
     seeds: tuple[int, ...]
     seed: int
     split: str = "train"
+    step: int = 0
     carried: Any = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 

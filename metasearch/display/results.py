@@ -85,7 +85,7 @@ def reuse_lines(results: Mapping[str, Any], phi: Path) -> list[str]:
     """The lines of Python that use a phi, according to what it holds."""
     lines = ["import metasearch as ms", f'phi = ms.load("{place(phi)}")']
     test, held = results.get("test") or {}, _held(phi)
-    if "accuracy" in test:
+    if "accuracy" in test or "accuracy_alone" in test:
         lines.append("labels = phi.classifier().fit(X, y).predict(X_new)  # a few labelled examples of new classes")
     elif test and held:
         lines.append("y_new = phi.regressor().fit(X, y).predict(X_new)  # a few examples of a new function")
@@ -145,7 +145,7 @@ def _table(results: Mapping[str, Any]) -> Table:
         table.add_row(name, *cells, f"{row['episodes']:,}", style=style)
     if paper:
         metric = paper.get("metric", "accuracy")
-        value = with_width(paper["value"], paper.get("interval"), percent=metric == "accuracy")
+        value = with_width(paper["value"], paper.get("interval"), percent="accuracy" in metric)
         table.add_row(f"paper: {paper['method']}", *(value if name == metric else "" for name in metrics), "")
     return table
 

@@ -8,5 +8,7 @@ for _name, _path in {
     "value": "metasearch.estimators.value:Value",
     "backprop": "metasearch.estimators.backprop:Backprop",
     "first_order": "metasearch.estimators.backprop:FirstOrder",
+    "implicit": "metasearch.estimators.implicit:Implicit",
+    "reptile": "metasearch.estimators.reptile:Reptile",
 }.items():
     registry("estimator").add(_name, _path)

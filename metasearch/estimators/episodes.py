@@ -10,7 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -72,16 +72,18 @@ class EpisodeEstimator(ABC):
         Args:
             tasks: episodes in one evaluation (the meta-batch).
             shard: episodes in one call.
+            reduction: how the tasks' gradients become one: their mean, or their sum (Eq. 1 of MAML). L is a mean.
             reward_split: split on which L is measured besides, as the metric ``reward``, for a searcher that must not
                 see what the gradient saw.
         """
 
         tasks: PositiveInt = 32
         shard: PositiveInt = 8
+        reduction: Literal["mean", "sum"] = "mean"
         reward_split: str | None = None
 
     gives_gradient: ClassVar[bool] = False
-    carries: ClassVar[bool] = False
+    carries: bool = False
     """Whether its calls hand a state on from one evaluation to the next."""
 
     def __init__(self, config: Any, problem: Problem, function: str = "train") -> None:
@@ -89,6 +91,18 @@ class EpisodeEstimator(ABC):
         self.problem = problem
         self.function = function
         self.shard = int(config.shard)
+
+    def check(self, learner: Learner, phi: Phi) -> None:
+        """Called before anything starts: refuses what this estimator cannot work with.
+
+        Args:
+            learner: for the training split.
+            phi: a fresh one of it.
+
+        Raises:
+            UnsupportedError: saying what it needs.
+        """
+        return
 
     @abstractmethod
     def shard_losses(self, call: Call, phi: Phi, task: Task, learner: Learner) -> tuple[Losses, Tensors | None, Any]:
@@ -137,14 +151,17 @@ class EpisodeEstimator(ABC):
         )
 
     def combine(self, measurements: Sequence[Measurement]) -> tuple[Estimate, list[Any] | None]:
-        """Means over all tasks; sums run in call order, in float64 for losses and in the gradient's own precision."""
+        """Means over all tasks, the gradient by ``reduction``; sums run in call order, in float64 for losses and in the
+        gradient's own precision.
+        """
         query = np.concatenate([one.query for one in measurements])
         objective = np.concatenate([one.objective for one in measurements])
         metrics = {
             name: float(np.concatenate([one.metrics[name] for one in measurements]).mean())
             for name in measurements[0].metrics
         }
-        gradient = _sum([one.gradient for one in measurements], 1.0 / len(query))
+        scale = 1.0 if self.config.reduction == "sum" else 1.0 / len(query)
+        gradient = _sum([one.gradient for one in measurements], scale)
         weights = [len(one.query) / len(query) for one in measurements]
         updates = {
             name: torch.stack([w * one.updates[name] for w, one in zip(weights, measurements, strict=True)]).sum(0)

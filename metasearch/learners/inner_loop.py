@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeInt, field_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 from torch import Tensor
 
 from metasearch.components import SLOTS, Component, Context
@@ -27,10 +27,13 @@ from metasearch.core.errors import ConfigError
 from metasearch.core.registry import build
 from metasearch.core.space import Dimension, Space
 from metasearch.core.values import Batch, Losses, Phi, Task, TaskSpec, Tensors
+from metasearch.learners.adapted import Adapted, one_by_one
 from metasearch.learners.losses import loss_for, metrics_for
+from metasearch.learners.minibatch import minibatch
+from metasearch.learners.unroll import FINAL, Annealed, unroll
 from metasearch.models import build_model
 
-__all__ = ["InnerLoop", "Steps"]
+__all__ = ["Batches", "InnerLoop", "Steps"]
 
 State = dict[str, Any]
 DEFAULT_SLOTS: Mapping[str, Mapping[str, Any]] = {
@@ -50,6 +53,18 @@ class Steps(BaseConfig):
 
     train: NonNegativeInt
     test: NonNegativeInt
+
+
+class Batches(BaseConfig):
+    """Support examples of one inner step; None means all of them.
+
+    Args:
+        train: in meta-training.
+        test: in validation, test and adaptation.
+    """
+
+    train: PositiveInt | None = None
+    test: PositiveInt | None = None
 
 
 class InnerLoop:
@@ -72,9 +87,16 @@ class InnerLoop:
             steps: inner steps in training and at test; one number means both.
             reduction: how the losses of the support examples become one: their mean, or their sum. A rate acts on the
                 result, so one rate serves any number of classes under ``sum`` (as in the published code of MAML).
-            objective: what phi descends: the query loss after the last step, its sum over all steps, or a weighted sum
-                with one weight for each step from 1 on.
-            adapt: patterns of the parameter names that the inner loop changes (all by default).
+            batch: support examples of one inner step, shuffled by each task's seed; None means all of them, one number
+                means training and test.
+            objective: what phi descends: the query loss after the last step, its sum over all steps, a weighted sum
+                with one weight for each step from 1 on, or weights that change on the way
+                (:class:`~metasearch.learners.unroll.Annealed`: ``{until: 5000, every: 500}``).
+            predict: how networks with batch norm see query examples in validation, test and adaptation: ``together``
+                as one batch (transductive), ``alone``, one at a time in a batch with the support set, or ``both``. What
+                is measured alone is named so (``accuracy_alone``); under ``both``, L is measured together.
+            adapt: patterns of the parameter names that the inner loop changes (all by default); a pattern after ``!``
+                takes names out again.
             slots: what fills each slot; what is not named is a learned initialization, a rate of 0.1, and gradient
                 descent.
         """
@@ -82,7 +104,9 @@ class InnerLoop:
         model: Any
         steps: Steps = Steps(train=1, test=1)
         reduction: Literal["mean", "sum"] = "mean"
-        objective: Literal["final", "sum"] | tuple[float, ...] = "final"
+        batch: Batches = Batches()
+        objective: Literal["final", "sum"] | tuple[float, ...] | Annealed = "final"
+        predict: Literal["together", "alone", "both"] = "together"
         adapt: tuple[str, ...] = ("*",)
         slots: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
@@ -91,6 +115,11 @@ class InnerLoop:
         def _both(cls, value: Any) -> Any:
             return {"train": value, "test": value} if isinstance(value, int) else value
 
+        @field_validator("batch", mode="before")
+        @classmethod
+        def _all_or_both(cls, value: Any) -> Any:
+            return {"train": value, "test": value} if value is None or isinstance(value, int) else value
+
     def __init__(self, config: Any, spec: TaskSpec, choices: Mapping[str, Any] | None = None) -> None:
         self.config = config
         self.spec = spec
@@ -98,19 +127,20 @@ class InnerLoop:
         self._loss = loss_for(spec)
         parameters, _ = self.model.init(0)
         shapes = {name: tuple(value.shape) for name, value in parameters.items()}
-        self._adapted = _matching(config.adapt, shapes)
+        self.adapted = _matching(config.adapt, shapes)
         self.slots: dict[str, Component] = {}
         for slot, settings in _ordered({**DEFAULT_SLOTS, **config.slots}).items():
             prefix = f"slots.{slot}."
             own = {
                 name.removeprefix(prefix): value for name, value in (choices or {}).items() if name.startswith(prefix)
             }
-            context = Context(self.model, spec, shapes, self._adapted, own)
+            context = Context(self.model, spec, shapes, self.adapted, own)
             self.slots[slot] = build(f"slot.{slot}", settings, f"slots.{slot}", context=context)
         for component in self.slots.values():
             self.model = component.network(self.model)
+        self._penalized = any(type(one).penalty is not Component.penalty for one in self.slots.values())
         weights = config.objective
-        if not isinstance(weights, str) and len(weights) != config.steps.train:
+        if isinstance(weights, tuple) and len(weights) != config.steps.train:
             raise ConfigError(
                 "objective", f"needs one weight a training step: {config.steps.train}, got {len(weights)}"
             )
@@ -128,7 +158,8 @@ class InnerLoop:
     @property
     def traceable(self) -> bool:
         """Whether ``evaluate`` is a fixed function of its tensors, so that it may be traced once and compiled."""
-        return getattr(self.model, "traceable", False) and not any(slot.draws for slot in self.slots.values())
+        whole = self.config.batch.train is None
+        return whole and getattr(self.model, "traceable", False) and not any(one.draws for one in self.slots.values())
 
     def init(self, seed: int) -> Phi:
         """A fresh phi: what each slot learns, under the slot's name."""
@@ -144,10 +175,20 @@ class InnerLoop:
         """Length of the inner loop in training or at test."""
         return int(self.config.steps.train if train else self.config.steps.test)
 
-    def begin(self, phi: Phi, task: Task, seed: int) -> State:
+    def objective_weights(self, outer_step: int | None = None) -> tuple[float, ...]:
+        """Weights of the query losses after the last inner steps of training, at an outer step; None is the end."""
+        given, steps = self.config.objective, self.n_steps()
+        if isinstance(given, Annealed):
+            return FINAL if outer_step is None else given.weights(steps, outer_step)
+        if isinstance(given, str):
+            return FINAL if given == "final" or not steps else (1.0,) * steps
+        return given or FINAL
+
+    def begin(self, phi: Phi, task: Task, seed: int, *, train: bool = True) -> State:
         """The state before the first step.
 
-        It holds ``theta`` and ``buffers`` ``[T, ...]``, the update rule's state and the step count.
+        It holds ``theta`` and ``buffers`` ``[T, ...]``, the update rule's state, the step count and whether this is
+        training; where a slot penalizes the way from the start, also ``start``.
         """
         theta: Tensors = {}
         rule: State = {}
@@ -159,13 +200,14 @@ class InnerLoop:
         buffers = {
             name: value.expand(len(task), *value.shape) for name, value in phi.buffers_of("initialization").items()
         }
-        return {"theta": theta, "buffers": buffers, "rule": rule, "step": 0}
+        state = {"theta": theta, "buffers": buffers, "rule": rule, "step": 0, "train": train}
+        return {**state, "start": theta} if self._penalized else state
 
     def step(self, phi: Phi, task: Task, state: State, seed: int, *, create_graph: bool = True) -> State:
         """One inner step on the support set; without ``create_graph`` its gradient is a constant."""
         theta, number = state["theta"], state["step"]
         # Shared initial weights arrive as views of phi; their per-task gradients need per-task leaves of the graph.
-        adapted = {name: theta[name] for name in self._adapted}
+        adapted = {name: theta[name] for name in self.adapted}
         if not create_graph:
             adapted = {name: value.detach().requires_grad_() for name, value in adapted.items()}
         else:
@@ -173,7 +215,9 @@ class InnerLoop:
                 name: value if value.requires_grad else value.requires_grad_() for name, value in adapted.items()
             }
         with torch.enable_grad():
-            loss, buffers = self._support(phi, task, {**theta, **adapted}, state["buffers"], number, seed)
+            loss, buffers = self._support(
+                phi, self._examples(task, state, seed), {**state, "theta": {**theta, **adapted}}, task, seed
+            )
             found = torch.autograd.grad(
                 loss.sum(), list(adapted.values()), create_graph=create_graph, allow_unused=True
             )
@@ -182,64 +226,81 @@ class InnerLoop:
             for (name, value), gradient in zip(adapted.items(), found, strict=True)
         }
         theta, rule = self._update(phi, theta, gradients, state["rule"], number)
-        return {"theta": theta, "buffers": buffers, "rule": rule, "step": number + 1}
+        return {**state, "theta": theta, "buffers": buffers, "rule": rule, "step": number + 1}
 
     def support_loss(self, phi: Phi, task: Task, state: State, seed: int) -> Tensor:
-        """``[T]``, the training loss at a state."""
-        return self._support(phi, task, state["theta"], state["buffers"], state["step"], seed)[0]
+        """``[T]``, the training loss at a state: over the whole support set, penalties included."""
+        return self._support(phi, task.support, state, task, seed)[0]
 
     def query_loss(self, phi: Phi, task: Task, state: State, seed: int | None) -> Losses:
         """Losses and metrics on the query set at a state, and the buffers' next values.
 
         Without a seed, layers that draw (dropout) are off, as they are in what :meth:`adapt` returns.
         """
+        theta, buffers = self._network(phi, state), state["buffers"]
         seeds = None if seed is None else _seeds(task, seed, "query", state["step"])
-        outputs, buffers = self.model(state["theta"], state["buffers"], task.query.x, seeds=seeds)
+        outputs, after = self.model(theta, buffers, task.query.x, seeds=seeds)
+        measured = {"": outputs}
+        if seed is None and self.config.predict != "together":
+            alone = one_by_one(self.model, theta, buffers, task.query.x, task.support.x)
+            outputs = alone if self.config.predict == "alone" else outputs
+            measured = {"_alone": alone} if self.config.predict == "alone" else {**measured, "_alone": alone}
         loss = self._loss(outputs, task.query.y).mean(-1)
         with torch.no_grad():
-            metrics = metrics_for(self.spec, outputs, task.query.y)
-            updates = {f"initialization.{name}": value.to(torch.float64).mean(0) for name, value in buffers.items()}
+            metrics = {
+                name + suffix: value
+                for suffix, one in measured.items()
+                for name, value in metrics_for(self.spec, one, task.query.y).items()
+            }
+            updates = {f"initialization.{name}": value.to(torch.float64).mean(0) for name, value in after.items()}
         return Losses(loss, loss, metrics, updates)
 
     def evaluate(self, phi: Phi, task: Task, seed: int, *, train: bool = True, create_graph: bool = True) -> Losses:
         """Runs the inner loop and takes the query loss; shapes as in :class:`~metasearch.core.contracts.Learner`."""
-        state = self.begin(phi, task, seed)
-        along: list[Tensor] = []
-        steps = self.n_steps(train=train)
-        final = self.config.objective == "final" or not train
-        for number in range(steps):
-            state = self.step(phi, task, state, seed, create_graph=create_graph)
-            if not final and number + 1 < steps:
-                along.append(self.query_loss(phi, task, state, seed).query)
-        last = self.query_loss(phi, task, state, seed if train else None)
-        if final or not steps:
-            return last
-        along.append(last.query)
-        weights = (1.0,) * steps if self.config.objective == "sum" else self.config.objective
-        objective = torch.stack([weight * loss for weight, loss in zip(weights, along, strict=True)]).sum(0)
-        return Losses(objective, last.query, last.metrics, last.updates)
+        weights = self.objective_weights() if train else FINAL
+        return unroll(self, phi, task, seed, train=train, create_graph=create_graph, weights=weights)
 
     def adapt(self, phi: Phi, support: Batch, seed: int, steps: int | None = None) -> Adapted:
         """Runs the inner loop on support sets ``[T, n, ...]`` and returns the networks it ends with."""
         seeds = seeding.derive_many(seed, "adapt", np.arange(support.x.shape[0]))
         task = Task(support, support, seeds)
-        state = self.begin(phi, task, seed)
+        state = self.begin(phi, task, seed, train=False)
         for _ in range(self.n_steps(train=False) if steps is None else steps):
             state = self.step(phi, task, state, seed, create_graph=False)
-        return Adapted(self.model, state["theta"], state["buffers"])
+        beside = support.x if self.config.predict == "alone" else None
+        return Adapted(self.model, self._network(phi, state), state["buffers"], beside)
 
-    def _support(
-        self, phi: Phi, task: Task, theta: Tensors, buffers: Tensors, number: int, seed: int
-    ) -> tuple[Tensor, Tensors]:
-        batch = task.support
+    def _examples(self, task: Task, state: State, seed: int) -> Batch:
+        """The support examples of the next step."""
+        size = self.config.batch.train if state["train"] else self.config.batch.test
+        if size is None:
+            return task.support
+        return minibatch(task.support, size, state["step"], _seeds(task, seed, "batch"))
+
+    def _network(self, phi: Phi, state: State) -> Tensors:
+        """The parameters of the network after the steps so far; what belongs to a step is that of the last one."""
+        theta: Tensors = state["theta"]
+        for slot, component in self.slots.items():
+            theta = component.parameters(phi.part(slot), theta, max(state["step"] - 1, 0))
+        return theta
+
+    def _support(self, phi: Phi, batch: Batch, state: State, task: Task, seed: int) -> tuple[Tensor, Tensors]:
+        """Loss ``[T]`` on support examples before the next step, and the buffers after it."""
+        theta, number = state["theta"], state["step"]
         for slot, component in self.slots.items():
             batch = component.support(phi.part(slot), batch, number, seed)
-        outputs, buffers = self.model(theta, buffers, batch.x, seeds=_seeds(task, seed, "support", number))
+            theta = component.parameters(phi.part(slot), theta, number)
+        outputs, buffers = self.model(theta, state["buffers"], batch.x, seeds=_seeds(task, seed, "support", number))
         losses = self._loss(outputs, batch.y)
         for slot, component in self.slots.items():
             losses = component.losses(phi.part(slot), losses, batch, number)
-        reduced = losses.mean(-1) if self.config.reduction == "mean" else losses.sum(-1)
-        return reduced, {name: value.detach() for name, value in buffers.items()}
+        loss = losses.mean(-1) if self.config.reduction == "mean" else losses.sum(-1)
+        for slot, component in self.slots.items():
+            penalty = component.penalty(
+                phi.part(slot), state["theta"], state["start"] if self._penalized else {}, train=state["train"]
+            )
+            loss = loss if penalty is None else loss + penalty
+        return loss, {name: value.detach() for name, value in buffers.items()}
 
     def _update(self, phi: Phi, theta: Tensors, gradients: Tensors, rule: State, number: int) -> tuple[Tensors, State]:
         rates: Tensors = {}
@@ -256,23 +317,6 @@ class InnerLoop:
         return theta, after
 
 
-class Adapted:
-    """Networks that an inner loop ended with; call it on ``x [T, n, ...]`` for outputs ``[T, n, outputs]``.
-
-    Args:
-        model: the network.
-        theta: its adapted parameters ``[T, ...]``.
-        buffers: its buffers ``[T, ...]``.
-    """
-
-    def __init__(self, model: Model, theta: Tensors, buffers: Tensors) -> None:
-        self.model, self.theta, self.buffers = model, theta, buffers
-
-    @torch.no_grad()
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.model(self.theta, self.buffers, x)[0]
-
-
 def _below(dimension: Dimension, prefix: str) -> Dimension:
     """A dimension whose conditions name dimensions below a prefix."""
     if not dimension.when:
@@ -281,10 +325,14 @@ def _below(dimension: Dimension, prefix: str) -> Dimension:
 
 
 def _matching(patterns: tuple[str, ...], shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
+    """Names that fit a pattern; the patterns apply in their order, those after ``!`` take names out."""
+    chosen: set[str] = set()
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in shapes):
+        fitting = {name for name in shapes if fnmatchcase(name, pattern.removeprefix("!"))}
+        if not fitting:
             raise ConfigError("adapt", f"no parameter matches {pattern!r}; the model has: {', '.join(shapes)}")
-    return tuple(name for name in shapes if any(fnmatchcase(name, pattern) for pattern in patterns))
+        chosen = chosen - fitting if pattern.startswith("!") else chosen | fitting
+    return tuple(name for name in shapes if name in chosen)
 
 
 def _ordered(slots: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
@@ -293,7 +341,7 @@ def _ordered(slots: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, A
     return {name: slots[name] for name in [*known, *sorted(set(slots) - set(known))]}
 
 
-def _seeds(task: Task, seed: int, purpose: str, step: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Seeds ``[T]`` for layers that draw: from each task's own seed, so that grouping changes nothing."""
-    key = np.int64(seeding.derive(seed, purpose, step))
+def _seeds(task: Task, seed: int, *purpose: str | int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Seeds ``[T]`` for what is drawn: from each task's own seed, so that grouping changes nothing."""
+    key = np.int64(seeding.derive(seed, *purpose))
     return np.asarray(np.bitwise_xor(task.seeds, key), dtype=np.int64)

@@ -38,7 +38,7 @@ class Gradient:
 
         Args:
             optimizer: one of torch's (``momentum`` and ``nesterov`` are SGD with momentum), or ``direction``, which
-                adds ``lr`` times what it is told (Reptile's estimate is a direction, not a gradient).
+                adds ``lr`` times what it is told (for an estimate of where to go; Reptile's is one of where from).
             lr: step size, a step.
             betas: decay of Adam's two moments.
             eps: added to the denominator (adam, adamw, rmsprop, adagrad).
@@ -46,9 +46,9 @@ class Gradient:
             weight_decay: a step, as the optimizer defines it.
             clip: largest absolute value of a gradient's element.
             clip_norm: largest Euclidean norm of the whole gradient (after ``clip``).
-            schedule: ``cosine`` goes from ``lr`` to ``min_lr`` in ``total_steps``, then stays there.
+            schedule: ``cosine`` and ``linear`` go from ``lr`` to ``min_lr`` in ``total_steps``, then stay there.
             min_lr: where the schedule ends.
-            total_steps: length of the schedule in steps; required by ``cosine``.
+            total_steps: length of the schedule in steps; required by both.
             parts: slots whose tensors it moves; None for all that it is given.
             patience: skipped steps in a row after which the search is stopped.
         """
@@ -61,7 +61,7 @@ class Gradient:
         weight_decay: float = Field(default=0.0, ge=0)
         clip: float | None = Field(default=None, gt=0)
         clip_norm: float | None = Field(default=None, gt=0)
-        schedule: Literal["constant", "cosine"] = "constant"
+        schedule: Literal["constant", "cosine", "linear"] = "constant"
         min_lr: float = Field(default=0.0, ge=0)
         total_steps: int | None = Field(default=None, ge=1)
         parts: tuple[str, ...] | None = None
@@ -81,8 +81,8 @@ class Gradient:
         """
         if space:
             raise UnsupportedError("searcher", f"a gradient searcher makes no choices, but was given {list(space)}")
-        if self.config.schedule == "cosine" and self.config.total_steps is None:
-            raise ConfigError("searcher.total_steps", "is required by schedule: cosine")
+        if self.config.schedule != "constant" and self.config.total_steps is None:
+            raise ConfigError("searcher.total_steps", f"is required by schedule: {self.config.schedule}")
         owned = _owned(phi, self.config.parts)
         for name, tensor in owned.tensors.items():
             if not tensor.is_floating_point():
@@ -121,7 +121,8 @@ class Gradient:
         if config.schedule == "constant" or config.total_steps is None:
             return config.lr
         progress = min(self._steps / config.total_steps, 1.0)
-        return config.min_lr + (config.lr - config.min_lr) * 0.5 * (1.0 + math.cos(math.pi * progress))
+        left = 1.0 - progress if config.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
+        return config.min_lr + (config.lr - config.min_lr) * left
 
     def replay(self, evaluations: Sequence[Evaluation]) -> None:
         """Nothing: the checkpoint holds its state, and records hold no gradients."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -177,9 +176,9 @@ def _starting_at_zero(phi: Phi, changed: Phi) -> list[str]:
 
 
 def _adapts(learner: Learner, name: str) -> bool:
-    """Whether the inner loop changes a parameter; a learner that has no ``adapt`` patterns changes what it likes."""
-    patterns = getattr(getattr(learner, "config", None), "adapt", ("*",))
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+    """Whether the inner loop changes a parameter; a learner that does not say changes what it likes."""
+    adapted = getattr(learner, "adapted", None)
+    return adapted is None or name in adapted
 
 
 def _refuse_objects(value: Any, path: str = "learner") -> None:

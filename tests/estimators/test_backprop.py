@@ -1,5 +1,6 @@
 """Meta-gradients in float64: against a closed form, finite differences, and a plain loop over tasks."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 
 import metasearch.program  # noqa: F401  (lists the built-in parts)
+from metasearch.core.errors import UnsupportedError
 from metasearch.core.registry import build
 from metasearch.core.values import Phi
 from metasearch.estimators.episodes import Problem
@@ -202,3 +204,106 @@ def test_adapting_part_of_the_network_leaves_the_rest_as_it_was() -> None:
         if not torch.equal(value, phi.tensors[f"initialization.{name}"].expand_as(value))
     }
     assert moved == {"head.weight", "head.bias"}
+
+
+CONV4 = {"type": "omniglot", "ways": 3, "shots": 1, "queries": 2}
+
+
+def at_step(case: Problem, phi: Phi, settings: dict[str, Any], outer_step: int = 0, shard: int = 2) -> Any:
+    """An estimate of 4 tasks at an outer step of the search."""
+    estimator = build("estimator", {"type": "backprop", "tasks": 4, "shard": shard, **settings}, "", problem=case)
+    calls = [dataclasses.replace(call, step=outer_step) for call in estimator.calls(0, phi, None, 5)]
+    return estimator.combine([estimator.measure(call) for call in calls])[0]
+
+
+@pytest.mark.parametrize("objective", ["final", "sum", {"until": 10}])
+@pytest.mark.parametrize("rule", [{"type": "sgd"}, {"type": "adam", "eps": 1e-2}])
+def test_steps_that_are_computed_again_give_the_same_gradient_bit_for_bit(rule: Any, objective: Any) -> None:
+    slots = {"learning_rates": {"type": "shared", "init": 0.1}, "update_rule": rule}
+    case = problem(
+        CONV4,
+        {"model": {"type": "conv4", "filters": 4}, "steps": 4, "slots": slots, "objective": objective, "batch": 2},
+    )
+    phi = start(case)
+    kept, again = (at_step(case, phi, {"recompute": one}, 3) for one in (False, True))
+    assert again.objective == kept.objective
+    assert all(torch.equal(again.gradient[name], value) for name, value in kept.gradient.items())
+
+
+def test_a_learner_that_does_not_open_its_steps_cannot_compute_them_again() -> None:
+    estimator = build("estimator", {"type": "backprop", "recompute": True}, "", problem=quadratic(1))
+    with pytest.raises(UnsupportedError, match="needs an inner loop, which object does not open"):
+        estimator.check(object(), Phi())
+
+
+@pytest.mark.parametrize(("outer_step", "weights"), [(0, (0.5, 0.5)), (7, (0.25, 0.75)), (10, (0.0, 1.0))])
+@pytest.mark.parametrize("compile_", ["never", "auto"])
+def test_an_annealed_objective_has_the_weights_of_the_outer_step(
+    outer_step: int, weights: tuple[float, ...], compile_: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metasearch.estimators.compile._inductor", lambda graph, inputs: lambda values: graph(*values))
+    tasks = {"type": "sinusoid", "shots": 4, "queries": 4}
+    annealed = problem(tasks, {**CURVED, "objective": {"until": 10, "every": 5}}, compile_)
+    fixed = problem(tasks, {**CURVED, "objective": weights})
+    phi = start(annealed)
+    found, expected = at_step(annealed, phi, {}, outer_step), at_step(fixed, phi, {})
+    assert found.objective == pytest.approx(expected.objective, rel=1e-12)
+    assert found.value == pytest.approx(expected.value, rel=1e-12)
+    for name, value in expected.gradient.items():
+        torch.testing.assert_close(found.gradient[name], value, rtol=1e-10, atol=1e-13)
+
+
+def test_other_weights_do_not_mean_another_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[int] = []
+
+    def interpret(graph: Any, inputs: Any) -> Any:
+        built.append(1)
+        return lambda values: graph(*values)
+
+    monkeypatch.setattr("metasearch.estimators.compile._inductor", interpret)
+    case = problem({"type": "sinusoid", "shots": 4, "queries": 4}, {**CURVED, "objective": {"until": 10}}, "auto")
+    phi = start(case)
+    estimator = build("estimator", {"type": "backprop", "tasks": 4, "shard": 4}, "", problem=case)
+    for outer_step in (0, 3, 6, 9, 10, 20):
+        (call,) = estimator.calls(0, phi, None, 5)
+        estimator.measure(dataclasses.replace(call, step=outer_step))
+    assert len(built) == 2  # with weights, and the final loss alone
+
+
+def test_the_order_of_the_gradient_changes_at_the_outer_step_that_is_said() -> None:
+    case = quadratic(3)
+    phi = start(case)
+    early, late = (flat(at_step(case, phi, {"first_order_until": 5}, step).gradient) for step in (4, 5))
+    np.testing.assert_allclose(early, closed_form(case, phi, 3, second_order=False, tasks=4), rtol=1e-11, atol=1e-13)
+    np.testing.assert_allclose(late, closed_form(case, phi, 3, second_order=True, tasks=4), rtol=1e-11, atol=1e-13)
+
+
+def test_a_sum_over_the_meta_batch_is_the_mean_times_its_size() -> None:
+    case = quadratic(2)
+    phi = start(case)
+    mean, total = (at_step(case, phi, {"reduction": one}) for one in ("mean", "sum"))
+    np.testing.assert_allclose(flat(total.gradient), 4 * flat(mean.gradient), rtol=1e-14)
+    assert (total.value, total.objective) == (mean.value, mean.objective)
+
+
+@pytest.mark.parametrize("slots", [{"regularizer": {"type": "proximal", "strength": 2.0}}, {}])
+def test_minibatches_proximal_terms_and_norms_of_each_step_agree_with_finite_differences(slots: Any) -> None:
+    slots = {**slots, "norms": {"type": "per_step", "steps": 3}, "learning_rates": {"type": "shared", "init": 0.1}}
+    settings = {**CURVED, "steps": 3, "batch": 3, "adapt": ["*", "!norms.*"], "slots": slots, "objective": "sum"}
+    case = problem({"type": "sinusoid", "shots": 4, "queries": 4}, settings)
+    phi = start(case)
+    found, step = estimate(case, "backprop", phi, tasks=2), 1e-6
+    for seed in range(3):
+        draw = np.random.default_rng(seed)
+        way = {name: torch.from_numpy(draw.normal(size=tuple(one.shape))) for name, one in phi.tensors.items()}
+        sides = [
+            estimate(
+                case,
+                "backprop",
+                phi.replace(tensors={name: one + sign * step * way[name] for name, one in phi.tensors.items()}),
+                tasks=2,
+            ).objective
+            for sign in (1, -1)
+        ]
+        slope = sum(float((found.gradient[name] * one).sum()) for name, one in way.items())
+        assert slope == pytest.approx((sides[0] - sides[1]) / (2 * step), rel=1e-6)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
@@ -91,3 +93,86 @@ def test_a_sum_over_the_support_set_is_a_mean_with_a_larger_rate() -> None:
     mean = learner(slots={"learning_rates": {"type": "fixed", "value": 0.6}})  # 6 support examples
     phi = summed.init(1).to("cpu", torch.float64)
     torch.testing.assert_close(summed.evaluate(phi, task, 0).query, mean.evaluate(phi, task, 0).query)
+
+
+class TestPredict:
+    """How networks that normalize by the batch at hand see the query examples."""
+
+    MODEL: ClassVar = {"type": "mlp", "hidden": [8], "batch_norm": True}
+
+    def test_alone_means_in_a_batch_with_the_support_set_and_no_other_query(self) -> None:
+        task = tasks()
+        loop = learner(model=self.MODEL, predict="alone")
+        phi = loop.init(0).to("cpu", torch.float64)
+        state = loop.step(phi, task, loop.begin(phi, task, 0, train=False), 0, create_graph=False)
+        expected = []
+        for index in range(2):
+            theta = {name: value[index : index + 1] for name, value in state["theta"].items()}
+            for query in task.query.x[index]:
+                x = torch.cat([task.support.x[index], query[None]])[None]
+                expected.append(loop.model(theta, {}, x)[0][0, -1])
+        outputs = loop.adapt(phi, task.support, 0)(task.query.x)
+        torch.testing.assert_close(outputs.flatten(0, 1), torch.stack(expected))
+        losses = loop.evaluate(phi, task, 0, train=False)
+        right = (outputs.argmax(-1) == task.query.y).double().mean(-1)
+        assert set(losses.metrics) == {"accuracy_alone"}
+        torch.testing.assert_close(losses.metrics["accuracy_alone"], right)
+        log_shares = torch.log_softmax(outputs, -1).gather(-1, task.query.y[..., None])[..., 0]
+        torch.testing.assert_close(losses.query, -log_shares.mean(-1))
+
+    def test_both_reports_each_under_its_own_name(self) -> None:
+        task = tasks()
+        loops = {one: learner(model=self.MODEL, predict=one) for one in ("together", "alone", "both")}
+        phi = loops["both"].init(0).to("cpu", torch.float64)
+        found = {one: loop.evaluate(phi, task, 0, train=False) for one, loop in loops.items()}
+        assert set(found["both"].metrics) == {"accuracy", "accuracy_alone"}
+        assert torch.equal(found["both"].metrics["accuracy"], found["together"].metrics["accuracy"])
+        assert torch.equal(found["both"].metrics["accuracy_alone"], found["alone"].metrics["accuracy_alone"])
+        assert torch.equal(found["both"].query, found["together"].query)
+        assert not torch.equal(found["alone"].query, found["together"].query)
+
+    def test_training_sees_queries_together(self) -> None:
+        task = tasks()
+        together, alone = (learner(model=self.MODEL, predict=one) for one in ("together", "alone"))
+        phi = together.init(0).to("cpu", torch.float64)
+        assert torch.equal(alone.evaluate(phi, task, 0).query, together.evaluate(phi, task, 0).query)
+
+
+class TestBatch:
+    def test_training_and_test_may_differ(self) -> None:
+        task = tasks()
+        whole, parted = learner(steps=2), learner(steps=2, batch={"train": 2, "test": None})
+        phi = whole.init(0).to("cpu", torch.float64)
+        test, train = (
+            [one.evaluate(phi, task, 0, train=flag).query for one in (whole, parted)] for flag in (False, True)
+        )
+        assert torch.equal(*test)
+        assert not torch.equal(*train)
+
+    def test_tasks_do_not_see_each_others_draws(self) -> None:
+        loop, task = learner(steps=3, batch=2), tasks(count=3)
+        phi = loop.init(0).to("cpu", torch.float64)
+        together = loop.evaluate(phi, task, 9).query
+        for index in range(3):
+            one = slice(index, index + 1)
+            alone = Task(
+                Batch(task.support.x[one], task.support.y[one]),
+                Batch(task.query.x[one], task.query.y[one]),
+                task.seeds[one],
+            )
+            torch.testing.assert_close(loop.evaluate(phi, alone, 9).query[0], together[index], rtol=1e-12, atol=0)
+
+    def test_a_loop_that_draws_its_examples_is_not_traced(self) -> None:
+        assert learner().traceable
+        assert learner(batch={"test": 2}).traceable
+        assert not learner(batch=2).traceable
+
+
+class TestAdapt:
+    def test_a_pattern_after_an_exclamation_mark_takes_names_out(self) -> None:
+        assert learner(adapt=["*", "!head.*"]).adapted == ("layers.0.weight", "layers.0.bias")
+        assert learner(adapt=["*", "!*.bias", "head.bias"]).adapted == ("layers.0.weight", "head.weight", "head.bias")
+
+    def test_a_pattern_that_takes_nothing_out_is_refused(self) -> None:
+        with pytest.raises(ConfigError, match=r"adapt: no parameter matches '!tail.\*'"):
+            learner(adapt=["*", "!tail.*"])

@@ -1,0 +1,131 @@
+"""Given weights as the start of an initialization: read from a phi, a state dict or a safetensors file, and fitted."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metasearch.artifacts.store import load, read_tensors
+from metasearch.core.errors import ArtifactError
+from metasearch.core.values import Phi, Tensors
+
+__all__ = ["Start", "read_weights", "start_from"]
+
+_SLOT = "initialization."
+
+
+@dataclass(frozen=True)
+class Start:
+    """What became of given weights.
+
+    Args:
+        source: where they came from.
+        loaded: parameters and buffers that start from them.
+        fresh: parameters of one layer that start from the network's own initializer, each with the reason.
+        unused: what else the source holds.
+    """
+
+    source: str
+    loaded: tuple[str, ...]
+    fresh: Mapping[str, str] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [f"initialization from {self.source}: loaded {len(self.loaded)}: {', '.join(self.loaded)}"]
+        if self.fresh:
+            lines.append("fresh: " + ", ".join(f"{name} ({why})" for name, why in self.fresh.items()))
+        if self.unused:
+            lines.append(f"not used: {', '.join(self.unused)}")
+        return "; ".join(lines)
+
+
+def read_weights(path: str | Path) -> Tensors:
+    """Tensors by the network's own names.
+
+    Args:
+        path: the folder of a phi or of a run (its learned initialization is taken), or a file: ``*.safetensors``, or
+            what ``torch.save`` made of a state dict (or of a mapping that has one under ``state_dict``).
+
+    Raises:
+        ArtifactError: if there is nothing, it is damaged, or holds something else.
+    """
+    path = Path(path)
+    if path.is_dir():
+        phi = load(path / "phi" if (path / "phi" / "manifest.json").exists() else path).phi
+        return {**phi.part("initialization"), **phi.buffers_of("initialization")}
+    if path.suffix == ".safetensors":
+        return read_tensors(path)
+    try:
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ArtifactError(
+            f"{path} cannot be read ({error.strerror}); expected the folder of a phi, *.safetensors or a state dict"
+        ) from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ArtifactError(
+            f"{path} is no state dict that can be read without running code ({reason}); save one with "
+            "torch.save(model.state_dict(), path)"
+        ) from error
+    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
+        state = state["state_dict"]
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ArtifactError(f"{path} holds no state dict (tensors by name); got {type(state).__name__}")
+    return {str(name): value for name, value in state.items()}
+
+
+def start_from(path: str | Path, phi: Phi) -> tuple[Phi, Start]:
+    """A phi whose initialization starts from given weights.
+
+    All parameters of the initialization must be there with their shapes. One layer may be missing, or have another
+    number of outputs (its first dimension), and then stays as it is: the head of a network that was trained on
+    something else.
+
+    Args:
+        path: see :func:`read_weights`.
+        phi: a fresh one of the learner that is to start.
+
+    Raises:
+        ArtifactError: if the source cannot be read, or does not fit: naming what is missing, and both shapes of what
+            differs.
+    """
+    given = read_weights(path)
+    wanted = {**phi.part("initialization"), **phi.buffers_of("initialization")}
+    if not wanted:
+        raise ArtifactError(
+            f"nothing can start from {path}: this learner learns no initialization (type: tensors does)"
+        )
+    missing = [name for name in wanted if name not in given]
+    differing = [name for name in wanted if name in given and given[name].shape != wanted[name].shape]
+    shapes = [f"{name} (there {list(given[name].shape)}, here {list(wanted[name].shape)})" for name in differing]
+    outputs_only = all(
+        given[name].dim() == wanted[name].dim() and given[name].shape[1:] == wanted[name].shape[1:]
+        for name in differing
+    )
+    layers = {name.rpartition(".")[0] for name in (*missing, *differing)}
+    if len(layers) > 1 or not outputs_only or len(missing) + len(differing) == len(wanted):
+        raise ArtifactError(
+            f"the weights in {path} are those of another network: missing {', '.join(missing) or 'none'}; of another "
+            f"shape {', '.join(shapes) or 'none'}; it has {', '.join(given) or 'nothing'}. Only one layer may be "
+            "missing or have another number of outputs"
+        )
+    why = dict.fromkeys(missing, "not there")
+    why |= {name: f"there {list(given[name].shape)}, here {list(wanted[name].shape)}" for name in differing}
+    loaded = tuple(name for name in wanted if name not in why)
+
+    def replaced(own: Tensors) -> Tensors:
+        return {
+            name: given[name.removeprefix(_SLOT)].to(value.device, value.dtype)
+            if name.startswith(_SLOT) and name.removeprefix(_SLOT) in loaded
+            else value
+            for name, value in own.items()
+        }
+
+    start = Start(str(path), loaded, why, tuple(name for name in given if name not in wanted))
+    return phi.replace(tensors=replaced(phi.tensors), buffers=replaced(phi.buffers)), start

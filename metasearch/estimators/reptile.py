@@ -1,0 +1,80 @@
+"""Reptile: the way that training on a task takes the initialization, as a direction for the outer step."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from metasearch.core.contracts import InnerProblem, Learner
+from metasearch.core.errors import UnsupportedError
+from metasearch.core.values import Call, Losses, Phi, Task, Tensors
+from metasearch.estimators.episodes import EpisodeEstimator, Problem
+
+__all__ = ["Reptile"]
+
+_SLOT = "initialization."
+
+
+class Reptile(EpisodeEstimator):
+    """phi - theta_k, to be descended like a gradient: SGD with rate eps gives phi + eps * mean(theta_k - phi).
+
+    Nichol, Achiam, Schulman 2018, arXiv:1803.02999, Algorithm 1 (batched). It has no query set; the query loss at
+    theta_k is measured and reported all the same.
+
+    A carried state of the inner optimizer goes on from task to task: task i of a shard starts with what task i of this
+    shard ended with in the outer step before (the published code has one such chain through all tasks). Validation,
+    test and what is taken away start from a fresh one.
+
+    Raises:
+        UnsupportedError: by :meth:`check`, for a learner without an inner loop, or with learned tensors besides the
+            initialization.
+    """
+
+    class Config(EpisodeEstimator.Config):
+        """Settings.
+
+        Args:
+            optimizer_state: whether the state of the update rule (Adam's moments) is ``reset`` for each task, or goes
+                on: ``carry``.
+        """
+
+        optimizer_state: Literal["reset", "carry"] = "reset"
+
+    gives_gradient: ClassVar[bool] = True
+
+    def __init__(self, config: Any, problem: Problem, function: str = "train") -> None:
+        super().__init__(config, problem, function)
+        self.carries = config.optimizer_state == "carry"
+
+    def check(self, learner: Learner, phi: Phi) -> None:
+        if not isinstance(learner, InnerProblem):
+            raise UnsupportedError(
+                "evaluation.estimator", f"reptile needs an inner loop, which {type(learner).__name__} does not open"
+            )
+        if other := sorted(name for name in phi.tensors if not name.startswith(_SLOT)):
+            raise UnsupportedError(
+                "evaluation.estimator",
+                f"reptile gives a direction for the initialization only, but {', '.join(other)} is learned, too; fix "
+                "it, or use backprop",
+            )
+
+    def shard_losses(self, call: Call, phi: Phi, task: Task, learner: Learner) -> tuple[Losses, Tensors | None, Any]:
+        assert isinstance(learner, InnerProblem)
+        with torch.no_grad():
+            state = learner.begin(phi, task, call.seed)
+            if call.carried is not None:
+                state = {**state, "rule": tree_map(self._here, call.carried)}
+            for _ in range(learner.n_steps()):
+                state = learner.step(phi, task, state, call.seed, create_graph=False)
+            losses = learner.query_loss(phi, task, state, call.seed)
+            theta = state["theta"]
+            direction = {
+                name: (value - theta[name.removeprefix(_SLOT)].detach()).sum(0) for name, value in phi.tensors.items()
+            }
+        return losses, direction, state["rule"] if self.carries else None
+
+    def _here(self, leaf: Any) -> Any:
+        return leaf.to(self.problem.device) if isinstance(leaf, Tensor) else leaf
