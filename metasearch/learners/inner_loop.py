@@ -105,7 +105,7 @@ class InnerLoop:
             own = {
                 name.removeprefix(prefix): value for name, value in (choices or {}).items() if name.startswith(prefix)
             }
-            context = Context(self.model, spec, shapes, self._adapted, own)
+            context = Context(self.model, spec, shapes, self._adapted, own, max(config.steps.train, 1))
             self.slots[slot] = build(f"slot.{slot}", settings, f"slots.{slot}", context=context)
         for component in self.slots.values():
             self.model = component.network(self.model)
@@ -143,6 +143,13 @@ class InnerLoop:
     def n_steps(self, *, train: bool = True) -> int:
         """Length of the inner loop in training or at test."""
         return int(self.config.steps.train if train else self.config.steps.test)
+
+    def rates(self, phi: Phi, step: int) -> Tensors:
+        """Learning rates of one inner step by parameter name, broadcastable to ``[T, ...]``."""
+        rates: Tensors = {}
+        for slot, component in self.slots.items():
+            rates = component.rates(phi.part(slot), rates, step)
+        return rates
 
     def begin(self, phi: Phi, task: Task, seed: int) -> State:
         """The state before the first step.
@@ -242,10 +249,9 @@ class InnerLoop:
         return reduced, {name: value.detach() for name, value in buffers.items()}
 
     def _update(self, phi: Phi, theta: Tensors, gradients: Tensors, rule: State, number: int) -> tuple[Tensors, State]:
-        rates: Tensors = {}
         for slot, component in self.slots.items():
             gradients = component.gradients(phi.part(slot), gradients, theta, number)
-            rates = component.rates(phi.part(slot), rates, number)
+        rates = self.rates(phi, number)
         after = dict(rule)
         for slot, component in self.slots.items():
             moved = component.update(phi.part(slot), theta, gradients, rates, rule.get(slot, {}), number)
