@@ -128,16 +128,25 @@ def test_more_steps_than_in_training_repeat_the_last_step_s_rates(kind: str) -> 
         assert torch.equal(rate, loop.rates(phi, STEPS - 1)[name])
 
 
+SHAPES = {
+    "layers.0.weight": (3, 1),
+    "layers.0.bias": (3,),
+    "layers.1.weight": (3, 3),
+    "layers.1.bias": (3,),
+    "head.weight": (1, 3),
+    "head.bias": (1,),
+}
+
+
 @pytest.mark.parametrize(
     ("kind", "names"),
     [
         ("shared", {"rate": ()}),
         ("per_layer", {"layers.0": (), "layers.1": (), "head": ()}),
-        ("per_tensor", {f"{layer}.{one}": () for layer in ("layers.0", "layers.1", "head") for one in ("weight", "bias")}),
-        ("per_parameter", {"layers.0.weight": (3, 1), "layers.0.bias": (3,), "layers.1.weight": (3, 3),
-                           "layers.1.bias": (3,), "head.weight": (1, 3), "head.bias": (1,)}),
+        ("per_tensor", dict.fromkeys(SHAPES, ())),
+        ("per_parameter", SHAPES),
     ],
-)  # fmt: skip
+)
 def test_rates_are_kept_by_what_shares_one(kind: str, names: dict[str, tuple[int, ...]]) -> None:
     plain, stepped = (learner(kind, per_step=per_step)[1].init(0).part("learning_rates") for per_step in (False, True))
     assert {name: tuple(value.shape) for name, value in plain.items()} == names
