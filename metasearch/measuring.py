@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,8 @@ def evaluate(
     """
     loaded = _loaded(phi, runs, allow_user_code)
     program = _program(loaded, tasks, episodes, split, steps, shard, device, ())
-    fitting = _fitting(loaded, program, program.tasks.spec(split))
-    with Inline(lambda: program) as executor:
+    fitting = _fitting(loaded, program, split)
+    with Inline(functools.partial(_itself, program)) as executor:
         return _described(HeldOut(program, executor, seed).test(fitting), program, loaded, split, seed)
 
 
@@ -91,10 +92,18 @@ def evaluate_steps(
     """Measures a stored phi, and baselines beside it, after several numbers of inner steps, on the same tasks.
 
     Args:
-        phi: see :func:`evaluate`, as for all that is not named here.
+        phi: a loaded phi, or what :func:`metasearch.loaded.load` takes.
         steps: numbers of inner steps.
         baselines: as in an experiment's ``test`` block. Each is prepared once, unless it chooses its rate: then for
             each number of steps, so that it has its best one there.
+        tasks: see :func:`evaluate`, as for the following.
+        episodes: tasks.
+        split: where they come from.
+        seed: of the tasks.
+        shard: tasks that are computed together.
+        device: where to compute.
+        runs: folder of run directories, for ids.
+        allow_user_code: whether modules that the manifest names may be imported.
 
     Returns:
         For ``phi`` and for each baseline, by the number of steps, what :func:`evaluate` returns.
@@ -108,9 +117,9 @@ def evaluate_steps(
     prepared: dict[str, Phi] = {}
     for number in steps:
         program = _program(loaded, tasks, episodes, split, number, shard, device, baselines)
-        with Inline(lambda program=program: program) as executor:
+        with Inline(functools.partial(_itself, program)) as executor:
             held_out = HeldOut(program, executor, seed)
-            fields = held_out.test(_fitting(loaded, program, program.tasks.spec(split)))
+            fields = held_out.test(_fitting(loaded, program, split))
             found["phi"][number] = _described(fields, program, loaded, split, seed)
             for name in names_of(baselines):
                 start = prepared.get(name)
@@ -120,6 +129,10 @@ def evaluate_steps(
                     prepared[name] = start
                 found[name][number] = _described(held_out.baseline(name, start), program, loaded, split, seed)
     return found
+
+
+def _itself(program: ExperimentProgram) -> ExperimentProgram:
+    return program
 
 
 def _loaded(phi: LoadedPhi | str | Path, runs: str | Path, allow_user_code: bool) -> LoadedPhi:
@@ -229,15 +242,15 @@ def _learner(loaded: LoadedPhi, steps: int | None) -> Any:
     return {**block, "steps": {"train": train, "test": steps}}
 
 
-def _fitting(loaded: LoadedPhi, program: ExperimentProgram, spec: TaskSpec) -> Phi:
-    """Phi for the number of outputs of the tasks."""
-    learned = loaded.spec
+def _fitting(loaded: LoadedPhi, program: ExperimentProgram, split: str) -> Phi:
+    """Phi for the number of outputs of a split's tasks."""
+    learned, spec = loaded.spec, program.tasks.spec(split)
     if (spec.kind, spec.input_shape) != (learned.kind, learned.input_shape):
         raise ArtifactError(
             f"this phi was learned on {learned.kind} of inputs {list(learned.input_shape)}, these tasks are "
             f"{spec.kind} of inputs {list(spec.input_shape)}; choose tasks of the same kind and size"
         )
-    wanted = program.learner(loaded.phi.choices)
+    wanted = program.learner(loaded.phi.choices, split)
     if spec.outputs == learned.outputs:
         artifacts.check_fits(loaded.phi, wanted.init(0))
         return loaded.phi
