@@ -93,7 +93,7 @@ def _idx(name: str) -> NDArray[np.uint8]:
 
 def _optimizer(network: nn.Module, config: Mapping[str, Any]) -> torch.optim.Optimizer:
     given = {"lr": 1.0 if config["schedule"] else config["lr"], "weight_decay": config["weight_decay"]}
-    hyper = {**given, "hyper_lr": config["hyper_lr"]}
+    hyper = {**given, "hyper_lr": config.get("hyper_lr")}  # only for those with `_hd`
     parameters = network.parameters()
     match config["optimizer"]:
         case "sgd":

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt, field_validator
 from torch import Tensor
 
@@ -94,8 +95,7 @@ class InnerLoop:
     def __init__(self, config: Any, spec: TaskSpec, choices: Mapping[str, Any] | None = None) -> None:
         self.config = config
         self.spec = spec
-        self.model: Model = build_model(config.model, spec)
-        self._loss = loss_for(spec)
+        self.model: Model = self.build_network()
         parameters, _ = self.model.init(0)
         shapes = {name: tuple(value.shape) for name, value in parameters.items()}
         self._adapted = _matching(config.adapt, shapes)
@@ -114,6 +114,22 @@ class InnerLoop:
             raise ConfigError(
                 "objective", f"needs one weight a training step: {config.steps.train}, got {len(weights)}"
             )
+
+    def build_network(self) -> Model:
+        """The network that is trained.
+
+        Raises:
+            UnsupportedError: if the tasks have no loss.
+        """
+        loss_for(self.spec)
+        return build_model(self.config.model, self.spec)
+
+    def example_losses(
+        self, theta: Tensors, buffers: Tensors, batch: Batch, seeds: NDArray[np.int64]
+    ) -> tuple[Tensor, Tensors]:
+        """Training losses of single examples ``[T, n]`` at ``theta [T, ...]``, and the network's next buffers."""
+        outputs, buffers = self.model(theta, buffers, batch.x, seeds=seeds)
+        return loss_for(self.spec)(outputs, batch.y), buffers
 
     def space(self) -> Space:
         """The choices that slots leave to a searcher, by ``slots.<slot>.<name>``."""
@@ -202,7 +218,7 @@ class InnerLoop:
         """
         seeds = None if seed is None else _seeds(task, seed, "query", state["step"])
         outputs, buffers = self.model(state["theta"], state["buffers"], task.query.x, seeds=seeds)
-        loss = self._loss(outputs, task.query.y).mean(-1)
+        loss = loss_for(self.spec)(outputs, task.query.y).mean(-1)
         with torch.no_grad():
             metrics = metrics_for(self.spec, outputs, task.query.y)
             updates = {f"initialization.{name}": value.to(torch.float64).mean(0) for name, value in buffers.items()}
@@ -241,8 +257,7 @@ class InnerLoop:
         batch = task.support
         for slot, component in self.slots.items():
             batch = component.support(phi.part(slot), batch, number, seed)
-        outputs, buffers = self.model(theta, buffers, batch.x, seeds=_seeds(task, seed, "support", number))
-        losses = self._loss(outputs, batch.y)
+        losses, buffers = self.example_losses(theta, buffers, batch, _seeds(task, seed, "support", number))
         for slot, component in self.slots.items():
             losses = component.losses(phi.part(slot), losses, batch, number)
         reduced = losses.mean(-1) if self.config.reduction == "mean" else losses.sum(-1)
