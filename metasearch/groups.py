@@ -13,7 +13,7 @@ from typing import Any
 from metasearch.core.errors import ConfigError
 from metasearch.core.files import write_file
 from metasearch.core.statistics import mean_ci95, paired_ci95
-from metasearch.experiment import load, override
+from metasearch.experiment import override, resolve
 from metasearch.running import Listener, Outcome, resume, run
 
 __all__ = ["Group", "GroupRow", "expand", "is_group", "resume_group", "run_group", "table"]
@@ -99,7 +99,7 @@ def run_group(
     """
     members = expand(tree)
     for member in members.values():
-        load(member)
+        resolve(member, folder)
     name = str(tree.get("name", "search"))
     path = Path(root) / f"{name}-group-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
     path.mkdir(parents=True)
@@ -124,12 +124,13 @@ def resume_group(path: Path | str, *, listener: Listener | None = None) -> Group
     """Starts what has not been started, resumes what has not ended, and makes the table."""
     path = Path(path)
     record = json.loads((path / _FILE).read_text("utf-8"))
+    folder = None if record["folder"] is None else Path(record["folder"])
     outcomes: list[Outcome] = []
     for name, tree in record["members"].items():
         if (path / name / "config.yaml").exists():
             outcome = resume(path / name, root=path, listener=listener)
         else:
-            outcome = run(load(tree), root=path, folder=name, listener=listener)
+            outcome = run(resolve(tree, folder), root=path, folder=name, listener=listener)
         outcomes.append(outcome)
         if outcome.status == "interrupted":
             return Group(path, tuple(outcomes), (), "")

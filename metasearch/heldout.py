@@ -48,13 +48,18 @@ class HeldOut:
         assert settings is not None
         return self._timed("test", phi, settings.episodes, settings.shard, settings.split)
 
-    def baseline(self, name: str) -> dict[str, Any]:
-        """Prepares a baseline's phi on a worker, then measures it as :meth:`test` does."""
+    def prepare(self, name: str) -> Phi:
+        """The phi of a baseline, made on a worker."""
+        call = Call(0, 0, f"prepare:{name}", None, (), seeding.derive(self._seed, "baseline", name))
+        phi: Phi = gather(self._executor, [call])[0].carried
+        return phi
+
+    def baseline(self, name: str, phi: Phi | None = None) -> dict[str, Any]:
+        """Measures a baseline as :meth:`test` does; its phi is prepared first unless it is given."""
         settings = self._file.test
         assert settings is not None
         start = time.monotonic()
-        prepare = Call(0, 0, f"prepare:{name}", None, (), seeding.derive(self._seed, "baseline", name))
-        phi = gather(self._executor, [prepare])[0].carried
+        phi = self.prepare(name) if phi is None else phi
         fields = self._timed(f"baseline:{name}", phi, settings.episodes, settings.shard, settings.split)
         return {**fields, "seconds": time.monotonic() - start}
 

@@ -13,12 +13,14 @@ from metasearch.artifacts import Manifest, StoredPhi
 from metasearch.core.contracts import Learner
 from metasearch.core.errors import ArtifactError
 from metasearch.core.values import Batch, Phi, TaskSpec, Tensors
+from metasearch.optim import ElementwiseSGD, StepRates
 from metasearch.takeaway.adapted import AdaptedNetwork, module_of
 from metasearch.takeaway.describe import lines, one_line
 from metasearch.takeaway.export import export
 from metasearch.takeaway.initialize import InitializationReport, fill, initialize
 from metasearch.takeaway.inputs import as_examples, as_targets
 from metasearch.takeaway.places import find
+from metasearch.takeaway.rates import elementwise_sgd, group_rates, param_groups, schedule_of
 from metasearch.takeaway.rebuild import build_learner, for_outputs, spec_of, with_outputs, zero_patterns
 
 if TYPE_CHECKING:
@@ -186,6 +188,78 @@ class LoadedPhi:
         return initialize(
             module, parameters, self.phi.buffers_of("initialization"), outputs, zero_patterns(self.manifest)
         )
+
+    def param_groups(
+        self, module: nn.Module, *, step: int = 0, rest: float | None = None, average: bool = False
+    ) -> list[dict[str, Any]]:
+        """The learned rates as param groups for any of torch's optimizers; parameters of equal rates share a group.
+
+        A rate acts on the gradient of the support loss as the search reduced it (``learner.reduction``: its mean, by
+        default). A learned rate may be negative.
+
+        Args:
+            module: has the parameter names phi was learned with, its last layer of any size.
+            step: the inner step whose rates are meant, if steps have their own; beyond those that were taken, the last.
+                :meth:`scheduler` goes through the steps.
+            rest: rate of the parameters that the inner loop never changed; None leaves them out.
+            average: take the mean rate of each tensor where every single number has its own. That is not what the
+                inner loop did: :meth:`sgd` is.
+
+        Returns:
+            Groups with ``params``, ``lr`` and ``param_names``.
+
+        Raises:
+            ArtifactError: if there are no rates, the module lacks a parameter, or every single number has its own rate.
+
+        Example:
+            >>> import tempfile
+            >>> from metasearch.testing.phi import LEARNER, stored_phi
+            >>> rates = {**LEARNER["slots"], "learning_rates": {"type": "per_layer", "init": [0.005, 0.1]}}
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     learned = load(stored_phi(folder, learner={**LEARNER, "slots": rates}))
+            >>> optimizer = torch.optim.SGD(learned.param_groups(learned.network()))
+            >>> [(group["param_names"], round(group["lr"], 3)) for group in optimizer.param_groups]
+            [(['layers.0.weight', 'layers.0.bias'], 0.0...), (['head.weight', 'head.bias'], 0.0...)]
+        """
+        return param_groups(self.learner(), self.phi, module, step, rest, average)
+
+    def sgd(self, module: nn.Module, ways: int | None = None) -> ElementwiseSGD:
+        """Gradient descent with the learned rates, those of single numbers and of steps included: it takes the steps
+        of the inner loop.
+
+        Args:
+            module: has the parameter names phi was learned with.
+            ways: its number of outputs; None means that of training. See :meth:`for_ways`.
+
+        Raises:
+            ArtifactError: if there are no rates, the module does not fit, or the inner loop is no gradient descent.
+        """
+        return elementwise_sgd(self.learner(ways), self.for_ways(ways), module)
+
+    def scheduler(
+        self, optimizer: torch.optim.Optimizer, steps: int | None = None, *, name: str = "schedule"
+    ) -> StepRates:
+        """What was learned about rates in the course of time, as an LR scheduler for any training loop.
+
+        - Rates that inner steps have of their own: call ``scheduler.step()`` after each step of an optimizer over
+          :meth:`param_groups`. After the last of them its rates stay.
+        - The curve that a search over training runs chose (:func:`metasearch.optim.schedule`): it is laid over
+          ``steps`` calls, of epochs or of batches.
+
+        Args:
+            optimizer: whose groups it changes.
+            steps: length of the run, for a curve.
+            name: under which the training function's settings hold the curve.
+
+        Raises:
+            ArtifactError: if neither was learned, or the groups are not those of :meth:`param_groups`.
+        """
+        if self.manifest.config.get("learner"):
+            return StepRates(optimizer, group_rates(self.learner(), self.phi, optimizer))
+        curve = schedule_of(self.manifest, self.phi, name, allow_user_code=self.allow_user_code)
+        if steps is None:
+            raise ArtifactError("a curve needs the length of the run: scheduler(optimizer, steps=...)")
+        return curve.scheduler(optimizer, steps)
 
     def adapt(
         self,

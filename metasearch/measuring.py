@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,14 @@ from metasearch.core.registry import build
 from metasearch.core.values import Phi, Task, TaskSpec
 from metasearch.execution import Inline
 from metasearch.experiment import override, read
-from metasearch.heldout import HeldOut
+from metasearch.heldout import HeldOut, names_of
 from metasearch.loaded import LoadedPhi, load
 from metasearch.program import Blueprint, ExperimentProgram
 from metasearch.results import flat
 from metasearch.schema import Numerics
 from metasearch.takeaway.rebuild import for_outputs, plain_config, trusted_block
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "evaluate_steps"]
 
 
 def evaluate(
@@ -67,26 +68,115 @@ def evaluate(
         ArtifactError: if phi cannot be loaded or built, or does not fit the tasks.
         ConfigError: if there are no such tasks.
     """
+    loaded = _loaded(phi, runs, allow_user_code)
+    program = _program(loaded, tasks, episodes, split, steps, shard, device, ())
+    fitting = _fitting(loaded, program, split)
+    with Inline(functools.partial(_itself, program)) as executor:
+        return _described(HeldOut(program, executor, seed).test(fitting), program, loaded, split, seed)
+
+
+def evaluate_steps(
+    phi: LoadedPhi | str | Path,
+    steps: Sequence[int],
+    *,
+    baselines: Sequence[str | Mapping[str, Any]] = (),
+    tasks: str | Path | Mapping[str, Any] | Sequence[str] | TaskDistribution | None = None,
+    episodes: int = 600,
+    split: str = "test",
+    seed: int = 0,
+    shard: int | None = None,
+    device: str = "cpu",
+    runs: str | Path = "runs",
+    allow_user_code: bool = False,
+) -> dict[str, dict[int, dict[str, Any]]]:
+    """Measures a stored phi, and baselines beside it, after several numbers of inner steps, on the same tasks.
+
+    Args:
+        phi: a loaded phi, or what :func:`metasearch.loaded.load` takes.
+        steps: numbers of inner steps.
+        baselines: as in an experiment's ``test`` block. Each is prepared once, unless it chooses its rate: then for
+            each number of steps, so that it has its best one there.
+        tasks: see :func:`evaluate`, as for the following.
+        episodes: tasks.
+        split: where they come from.
+        seed: of the tasks.
+        shard: tasks that are computed together.
+        device: where to compute.
+        runs: folder of run directories, for ids.
+        allow_user_code: whether modules that the manifest names may be imported.
+
+    Returns:
+        For ``phi`` and for each baseline, by the number of steps, what :func:`evaluate` returns.
+
+    Raises:
+        ArtifactError: if phi cannot be loaded or built, or does not fit the tasks.
+        ConfigError: if there are no such tasks or baselines.
+    """
+    loaded = _loaded(phi, runs, allow_user_code)
+    found: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in ("phi", *names_of(baselines))}
+    prepared: dict[str, Phi] = {}
+    for number in steps:
+        program = _program(loaded, tasks, episodes, split, number, shard, device, baselines)
+        with Inline(functools.partial(_itself, program)) as executor:
+            held_out = HeldOut(program, executor, seed)
+            fields = held_out.test(_fitting(loaded, program, split))
+            found["phi"][number] = _described(fields, program, loaded, split, seed)
+            for name in names_of(baselines):
+                start = prepared.get(name)
+                if start is None:
+                    start = held_out.prepare(name)
+                if not getattr(program.function(f"baseline:{name}").config, "rates", ()):
+                    prepared[name] = start
+                found[name][number] = _described(held_out.baseline(name, start), program, loaded, split, seed)
+    return found
+
+
+def _itself(program: ExperimentProgram) -> ExperimentProgram:
+    return program
+
+
+def _loaded(phi: LoadedPhi | str | Path, runs: str | Path, allow_user_code: bool) -> LoadedPhi:
     loaded = phi if isinstance(phi, LoadedPhi) else load(phi, allow_user_code=allow_user_code, runs=runs)
     if allow_user_code and not loaded.allow_user_code:
         loaded = LoadedPhi(artifacts.StoredPhi(loaded.phi, loaded.manifest), loaded.source, allow_user_code=True)
+    return loaded
+
+
+def _program(
+    loaded: LoadedPhi,
+    tasks: Any,
+    episodes: int,
+    split: str,
+    steps: int | None,
+    shard: int | None,
+    device: str,
+    baselines: Sequence[str | Mapping[str, Any]],
+) -> ExperimentProgram:
+    """The program that measures: the search's own, for one split and one number of inner steps."""
     learner_block = _learner(loaded, steps)
     numerics = {**(loaded.manifest.config.get("numerics") or {}), "device": device, "compile": "never"}
-    measured = _OneSplit(_tasks(loaded, tasks, numerics, device), split)
-    spec = measured.spec(split)
+    given = _tasks(loaded, tasks, numerics, device)
     stored = loaded.manifest.config.get("test") or {}
+    test = {
+        "episodes": episodes,
+        "split": split,
+        "shard": shard or stored.get("shard", 25),
+        "baselines": [*baselines],
+    }
     tree = {
-        "tasks": measured,
+        "tasks": given if baselines else _OneSplit(given, split),
         "learner": learner_block,
         "numerics": numerics,
         "budget": {"steps": 1},
-        "test": {"episodes": episodes, "split": split, "shard": shard or stored.get("shard", 25)},
+        "test": test,
     }
-    program = ExperimentProgram(Blueprint(tree, device=device))
-    fitting = _fitting(loaded, program, spec)
-    with Inline(lambda: program) as executor:
-        fields = HeldOut(program, executor, seed).test(fitting)
-    learner = program.learner(loaded.phi.choices)
+    return ExperimentProgram(Blueprint(tree, device=device))
+
+
+def _described(
+    fields: Mapping[str, Any], program: ExperimentProgram, loaded: LoadedPhi, split: str, seed: int
+) -> dict[str, Any]:
+    learner, spec = program.learner(loaded.phi.choices, split), program.tasks.spec(split)
     inner_steps = learner.n_steps(train=split == "train") if isinstance(learner, InnerProblem) else None
     return {**flat(fields), "split": split, "seed": seed, "outputs": spec.outputs, "inner_steps": inner_steps}
 
@@ -152,15 +242,15 @@ def _learner(loaded: LoadedPhi, steps: int | None) -> Any:
     return {**block, "steps": {"train": train, "test": steps}}
 
 
-def _fitting(loaded: LoadedPhi, program: ExperimentProgram, spec: TaskSpec) -> Phi:
-    """Phi for the number of outputs of the tasks."""
-    learned = loaded.spec
+def _fitting(loaded: LoadedPhi, program: ExperimentProgram, split: str) -> Phi:
+    """Phi for the number of outputs of a split's tasks."""
+    learned, spec = loaded.spec, program.tasks.spec(split)
     if (spec.kind, spec.input_shape) != (learned.kind, learned.input_shape):
         raise ArtifactError(
             f"this phi was learned on {learned.kind} of inputs {list(learned.input_shape)}, these tasks are "
             f"{spec.kind} of inputs {list(spec.input_shape)}; choose tasks of the same kind and size"
         )
-    wanted = program.learner(loaded.phi.choices)
+    wanted = program.learner(loaded.phi.choices, split)
     if spec.outputs == learned.outputs:
         artifacts.check_fits(loaded.phi, wanted.init(0))
         return loaded.phi

@@ -11,7 +11,7 @@ import numpy as np
 from metasearch import artifacts
 from metasearch.core.files import write_file
 from metasearch.core.registry import import_path
-from metasearch.core.values import Phi
+from metasearch.core.values import Phi, TaskSpec
 from metasearch.experiment import Experiment, recorded
 from metasearch.plan import Record
 from metasearch.results import summarize_run
@@ -54,7 +54,7 @@ class Outputs:
                 split=tree["tasks"] if isinstance(tree.get("tasks"), Mapping) else {},
                 validation={**validation, **widths},
             ),
-            spec={} if spec is None else {**vars(spec), "loss": spec.loss and import_path(spec.loss)},
+            spec={} if spec is None else _shapes(spec),
         )
         artifacts.save(self._directory.phi_path, phi, manifest)
 
@@ -80,3 +80,10 @@ class Outputs:
         (self._directory.path / "plots").mkdir(exist_ok=True)
         for name, picture in plots(self._directory.path).items():
             write_file(self._directory.path / "plots" / f"{name}.png", picture)
+
+
+def _shapes(spec: TaskSpec) -> dict[str, Any]:
+    """What a manifest keeps of a task's shapes: the loss and the world by their import paths."""
+    world = spec.environment
+    environment = None if world is None else {"type": import_path(type(world)), **recorded(world.config)}
+    return {**vars(spec), "loss": spec.loss and import_path(spec.loss), "environment": environment}

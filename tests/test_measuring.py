@@ -11,6 +11,7 @@ from metasearch.core.errors import ArtifactError, ConfigError
 from metasearch.core.values import TaskSpec
 from metasearch.experiment import resolve
 from metasearch.loaded import load
+from metasearch.measuring import evaluate_steps
 from metasearch.running import run
 from metasearch.tasks.sinusoid import Sinusoid
 from metasearch.testing.phi import LEARNER, stored_phi
@@ -57,6 +58,26 @@ def test_inner_steps_lower_the_loss_that_is_measured(sine: Path) -> None:
     before, after = (ms.evaluate(sine, episodes=20, steps=steps) for steps in (0, 5))
     assert (before["inner_steps"], after["inner_steps"]) == (0, 5)
     assert after["L"] < before["L"]
+
+
+def test_several_numbers_of_steps_are_what_each_one_gives(sine: Path) -> None:
+    found = evaluate_steps(sine, [0, 4], episodes=8, shard=4, baselines=["random", {"pretrained": {"steps": 2}}])
+    assert list(found) == ["phi", "random", "pretrained"]
+    for steps, row in found["phi"].items():
+        alone = ms.evaluate(sine, episodes=8, shard=4, steps=steps)
+        assert {name: row[name] for name in FIGURES} == {name: alone[name] for name in FIGURES}
+        assert (row["inner_steps"], row["split"]) == (steps, "test")
+    assert found["random"][4]["L"] != found["random"][0]["L"]
+    assert found["pretrained"][4]["episodes"] == 8
+
+
+def test_a_baseline_that_chooses_its_rate_does_so_for_each_number_of_steps(sine: Path) -> None:
+    tuned = {"random": {"rates": [0.001, 0.01, 0.1], "episodes": 20}}
+    found = evaluate_steps(sine, [1, 10], episodes=40, baselines=[tuned])["random"]
+    fixed = evaluate_steps(sine, [1, 10], episodes=40, baselines=["random"])["random"]
+    for steps in (1, 10):
+        assert found[steps]["L"] <= fixed[steps]["L"] * 1.05
+    assert found[10]["L"] < found[1]["L"]
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,12 @@ def _searching(commands: Any) -> None:
         "--episodes", type=_positive, metavar="N", help="number of tasks (default: as at the search's test)"
     )
     evaluate.add_argument("--split", default="test", metavar="NAME", help="split they come from (default: test)")
-    evaluate.add_argument("--steps", type=_index, metavar="K", help="inner steps (default: as at the search's test)")
+    evaluate.add_argument(
+        "--steps", type=_indexes, metavar="K,K", help="inner steps, one number or several (default: as at the test)"
+    )
+    evaluate.add_argument(
+        "--baselines", action="store_true", help="measure the baselines of the search's test beside it"
+    )
     evaluate.add_argument("--seed", type=_index, metavar="S", help="of the tasks (default: those of the search's test)")
     evaluate.add_argument("--allow-user-code", action="store_true", help="import modules that PHI names; trust it")
     _overrides(evaluate, "another value in the tasks block, for example ways=20 (repeatable)")
@@ -158,3 +163,7 @@ def _index(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}")
     return int(text)
+
+
+def _indexes(text: str) -> list[int]:
+    return [_index(one.strip()) for one in text.split(",")]

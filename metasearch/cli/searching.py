@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from metasearch.display.figures import count, duration, figure, place
 if TYPE_CHECKING:
     from metasearch.experiment import Experiment
     from metasearch.groups import Group
+    from metasearch.loaded import LoadedPhi
     from metasearch.running import Outcome
 
 __all__ = ["check", "evaluate", "extend", "replay", "resume", "run"]
@@ -82,14 +83,46 @@ def evaluate(given: Namespace) -> int:
 
     phi = load(given.phi, runs=given.runs, allow_user_code=given.allow_user_code)
     seed = phi.manifest.provenance.seeds.get("search", 0) if given.seed is None else given.seed
-    episodes = given.episodes or (phi.manifest.config.get("test") or {}).get("episodes", 600)
-    test = measured(phi, tasks=_tasks(given), episodes=episodes, split=given.split, steps=given.steps, seed=seed)
+    stored = phi.manifest.config.get("test") or {}
+    settings = {
+        "tasks": _tasks(given),
+        "episodes": given.episodes or stored.get("episodes", 600),
+        "split": given.split,
+        "seed": seed,
+    }
+    steps = given.steps or [None]
+    if given.baselines or len(steps) > 1:
+        _print_steps(given, phi, stored.get("baselines", ()) if given.baselines else (), settings)
+        return 0
+    test = measured(phi, steps=steps[0], **settings)
     inner = "" if test["inner_steps"] is None else f", {count(test['inner_steps'], 'inner step')}"
     print(f"{given.phi}: {count(test['episodes'], 'episode')} of split {given.split!r}, seed {seed}{inner}")
     for name in [name.removesuffix("_ci95") for name in test if name.endswith("_ci95")]:
         print(f"  {name:<10} {figure(name, test[name], test[f'{name}_ci95'])}")
     print("± is a 95 % interval over episodes")
     return 0
+
+
+def _print_steps(given: Namespace, phi: LoadedPhi, baselines: Sequence[Any], settings: dict[str, Any]) -> None:
+    """A row for phi and for each baseline, a column for each number of inner steps."""
+    from metasearch.measuring import evaluate_steps
+
+    steps = given.steps or [getattr(phi.learner(), "n_steps", lambda **_: 0)(train=False)]
+    found = evaluate_steps(phi, steps, baselines=baselines, **settings)
+    first = found["phi"][steps[0]]
+    metric = next((name for name in first if name != "L" and f"{name}_ci95" in first), "L")
+    print(
+        f"{given.phi}: {metric} on {count(first['episodes'], 'episode')} of split {given.split!r}, "
+        f"seed {settings['seed']}"
+    )
+    rows = [["inner steps", *map(str, steps)]]
+    for name, by_steps in found.items():
+        figures = [figure(metric, one[metric], one[f"{metric}_ci95"]) for one in by_steps.values()]
+        rows.append([name, *figures])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print("± is a 95 % interval over episodes")
 
 
 def replay(given: Namespace) -> int:

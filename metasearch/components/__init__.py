@@ -23,6 +23,8 @@ _BUILT_IN = {
     "slot.learning_rates": {
         "fixed": "metasearch.components.learning_rates:FixedRate",
         "shared": "metasearch.components.learning_rates:SharedRate",
+        "per_layer": "metasearch.components.learning_rates:PerLayerRates",
+        "per_tensor": "metasearch.components.learning_rates:PerTensorRates",
         "per_parameter": "metasearch.components.learning_rates:PerParameterRates",
     },
 }

@@ -46,6 +46,7 @@ class Context:
         shapes: shape of each of the network's parameters, without the task axis.
         adapted: names of the parameters that the inner loop changes.
         choices: values of the slot's own space, named relative to the slot.
+        steps: inner steps in training, at least one.
     """
 
     model: Model
@@ -53,6 +54,7 @@ class Context:
     shapes: Mapping[str, tuple[int, ...]]
     adapted: tuple[str, ...]
     choices: Mapping[str, Any] = field(default_factory=dict)
+    steps: int = 1
 
 
 class Component:

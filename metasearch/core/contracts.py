@@ -31,6 +31,7 @@ from metasearch.core.values import (
 )
 
 __all__ = [
+    "Environment",
     "Estimator",
     "Executor",
     "InnerProblem",
@@ -58,6 +59,22 @@ class TaskDistribution(Protocol):
 
     def sample(self, split: str, seeds: NDArray[np.int64]) -> Task:
         """One task a seed, stacked; the same seed gives the same task whatever its neighbours are."""
+        ...
+
+
+class Environment(Protocol):
+    """A world to act in, for all trajectories of all tasks at once. A part with a ``Config``, kept as ``config``."""
+
+    config: Any
+    actions: int
+    """Numbers in an action."""
+    horizon: int
+    """Steps of a trajectory."""
+
+    def step(self, state: Tensor, action: Tensor, goal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The next states ``[T, n, ...]``, rewards ``[T, n]`` and ends ``[T, n]`` (bool), for actions ``[T, n,
+        actions]`` and what the tasks' ``y`` holds. States are observed as they are.
+        """
         ...
 
 

@@ -55,6 +55,8 @@ class TaskSpec:
         query: query examples a task.
         loss: ``loss(predictions [T, n, ...], targets [T, n, ...]) -> [T, n]``; None picks cross-entropy or squared
             error by ``kind``.
+        environment: the world that trajectories are made in (:class:`~metasearch.core.contracts.Environment`), for
+            tasks whose examples are trajectories; None for all others.
     """
 
     kind: str
@@ -63,6 +65,7 @@ class TaskSpec:
     support: int
     query: int
     loss: Callable[[Tensor, Tensor], Tensor] | None = None
+    environment: Any = None
 
 
 @dataclass(frozen=True)

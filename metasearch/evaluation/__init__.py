@@ -7,6 +7,8 @@ __all__: list[str] = []
 for _name, _path in {
     "random": "metasearch.evaluation.baselines:RandomInitialization",
     "pretrained": "metasearch.evaluation.baselines:Pretrained",
+    "multitask": "metasearch.evaluation.joint:Multitask",
+    "averaged": "metasearch.evaluation.joint:Averaged",
     "nearest_neighbour": "metasearch.evaluation.baselines:NearestNeighbour",
 }.items():
     registry("baseline").add(_name, _path)

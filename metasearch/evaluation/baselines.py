@@ -6,21 +6,23 @@ A baseline prepares a phi on a worker, with a stated small budget, and names the
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterator
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from metasearch.components.initialization import LearnedInitialization
 from metasearch.core import seeds as seeding
 from metasearch.core.config import Config as BaseConfig
 from metasearch.core.contracts import Learner
 from metasearch.core.errors import UnsupportedError
 from metasearch.core.values import Batch, Phi, Tensors
 from metasearch.estimators.episodes import Problem
-from metasearch.learners.inner_loop import InnerLoop
-from metasearch.learners.losses import cross_entropy
+from metasearch.evaluation.fine_tuned import FineTuned, learned_start, with_start
+from metasearch.evaluation.joint import examples_of, train
+from metasearch.learners.losses import loss_for
 from metasearch.learners.nearest_neighbour import PixelNearestNeighbour
 from metasearch.models import build_model
 
@@ -54,16 +56,12 @@ class Examples(Protocol):
         ...
 
 
-class RandomInitialization:
+class RandomInitialization(FineTuned):
     """A fresh phi, fine-tuned by the same inner loop: what meta-learning adds to it is the search's own work."""
 
-    class Config(BaseConfig):
-        """No settings."""
+    name: ClassVar[str] = "random"
 
-    def __init__(self, config: Any, problem: Problem, split: str) -> None:
-        self.learner = problem.learner({}, split)
-
-    def prepare(self, seed: int) -> Phi:
+    def start(self, seed: int) -> Phi:
         return self.learner.init(seed)
 
 
@@ -80,21 +78,24 @@ class NearestNeighbour:
         return self.learner.init(seed)
 
 
-class Pretrained:
-    """One network trained to tell all training classes apart, then fine-tuned by the same inner loop with a fresh head.
+class Pretrained(FineTuned):
+    """One network trained on all training tasks in the ordinary way, then fine-tuned by the same inner loop.
 
-    Parameters whose shape depends on the number of classes (the head) start from the learner's own initializer.
+    Where tasks give their labelled examples, it learns to tell all training classes apart; parameters whose shape
+    depends on the number of classes (the head) then start from the learner's own initializer. Otherwise it learns the
+    examples of sampled tasks together, as if all were one task: the network that knows the mean of all tasks.
 
     Raises:
-        UnsupportedError: if the tasks give no plain labelled examples, or phi has no learned initialization.
+        UnsupportedError: if these are classification tasks without labelled examples (labels of a task mean nothing
+            beyond it), or phi has no learned initialization.
     """
 
-    class Config(BaseConfig):
+    class Config(FineTuned.Config):
         """Settings.
 
         Args:
             steps: gradient steps of pre-training.
-            batch: examples a step.
+            batch: examples a step (of whole tasks, where these are sampled).
             lr: Adam's learning rate.
         """
 
@@ -102,53 +103,44 @@ class Pretrained:
         batch: PositiveInt = 128
         lr: PositiveFloat = 1e-3
 
+    name: ClassVar[str] = "pretrained"
+
     def __init__(self, config: Any, problem: Problem, split: str) -> None:
-        self.config = config
-        self._problem = problem
-        self.learner = problem.learner({}, split)
-        if not isinstance(problem.tasks, Examples):
+        super().__init__(config, problem, split)
+        self._loop = learned_start(self.learner, self.name)
+        if not isinstance(problem.tasks, Examples) and problem.tasks.spec("train").kind == "classification":
             raise UnsupportedError(
                 "test.baselines",
                 "'pretrained' needs tasks with examples(split), decode(stored) and n_classes(split); leave it out",
             )
-        if not isinstance(self.learner, InnerLoop) or not isinstance(
-            self.learner.slots["initialization"], LearnedInitialization
-        ):
-            raise UnsupportedError("test.baselines", "'pretrained' needs an inner loop with a learned initialization")
 
-    def prepare(self, seed: int) -> Phi:
-        problem, learner, tasks = self._problem, self.learner, self._problem.tasks
-        assert isinstance(learner, InnerLoop)
-        assert isinstance(tasks, Examples)
-        spec = dataclasses.replace(problem.tasks.spec("train"), outputs=tasks.n_classes("train"))
-        model = build_model(learner.config.model, spec)
+    def start(self, seed: int) -> Phi:
+        problem, spec = self._problem, self._problem.tasks.spec("train")
+        batches = self._sampled
+        if isinstance(problem.tasks, Examples):
+            spec = dataclasses.replace(spec, outputs=problem.tasks.n_classes("train"))
+            batches = self._labelled
+        model = build_model(self._loop.config.model, spec)
         parameters, buffers = model.init(seeding.derive(seed, "pretrained"))
-        trained = self._train(model, parameters, buffers, seed)
-        phi = learner.init(seed)
-        here = phi.part("initialization")
-        fitting = {
-            f"initialization.{name}": value.to("cpu", here[name].dtype)
-            for name, value in trained.items()
-            if name in here and here[name].shape == value.shape
-        }
-        return phi.replace(tensors={**phi.tensors, **fitting})
+        leaves = {name: value[None] for name, value in parameters.items()}
+        loss = loss_for(spec)
+        buffers = train(problem, model, leaves, buffers, lambda: batches(leaves, seed), self.config.lr, loss)
+        return with_start(self.learner.init(seed), {name: value[0] for name, value in leaves.items()}, buffers)
 
-    def _train(self, model: Any, parameters: Tensors, buffers: Tensors, seed: int) -> Tensors:
+    def _labelled(self, leaves: Tensors, seed: int) -> Iterator[tuple[Tensors, Batch]]:
         problem, tasks = self._problem, self._problem.tasks
         assert isinstance(tasks, Examples)
-        leaves = {name: value.to(problem.device, problem.dtype).requires_grad_() for name, value in parameters.items()}
-        state = {name: value.to(problem.device)[None] for name, value in buffers.items()}
-        optimizer = torch.optim.Adam(list(leaves.values()), lr=self.config.lr)
         x, y = tasks.examples("train")
         draws = seeding.Draws([seeding.derive(seed, "pretrained", "batches")])
         for _ in range(self.config.steps):
             index = torch.from_numpy(draws.integers(self.config.batch, len(y))[0]).to(x.device)
-            batch = Batch(
-                tasks.decode(x[index])[None].to(problem.device, problem.dtype), y[index][None].to(problem.device)
-            )
-            outputs, state = model({name: value[None] for name, value in leaves.items()}, state, batch.x)
-            state = {name: value.detach() for name, value in state.items()}
-            optimizer.zero_grad()
-            cross_entropy(outputs, batch.y).mean().backward()
-            optimizer.step()
-        return {name: value.detach() for name, value in leaves.items()}
+            shown = tasks.decode(x[index])[None].to(problem.device, problem.dtype)
+            yield leaves, Batch(shown, y[index][None].to(problem.device))
+
+    def _sampled(self, leaves: Tensors, seed: int) -> Iterator[tuple[Tensors, Batch]]:
+        spec = self._problem.tasks.spec("train")
+        tasks = np.arange(-(-self.config.batch // (spec.support + spec.query)))
+        for step in range(self.config.steps):
+            own = seeding.derive(seed, "pretrained", "tasks", step)
+            drawn = examples_of(self._problem, seeding.derive_many(own, "task", tasks))
+            yield leaves, Batch(drawn.x.flatten(0, 1)[None], drawn.y.flatten(0, 1)[None])

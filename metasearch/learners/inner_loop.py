@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 from torch import Tensor
 
@@ -33,7 +34,7 @@ from metasearch.learners.minibatch import minibatch
 from metasearch.learners.unroll import FINAL, Annealed, unroll
 from metasearch.models import build_model
 
-__all__ = ["Batches", "InnerLoop", "Steps"]
+__all__ = ["Batches", "InnerLoop", "Steps", "layer_seeds"]
 
 State = dict[str, Any]
 DEFAULT_SLOTS: Mapping[str, Mapping[str, Any]] = {
@@ -123,8 +124,7 @@ class InnerLoop:
     def __init__(self, config: Any, spec: TaskSpec, choices: Mapping[str, Any] | None = None) -> None:
         self.config = config
         self.spec = spec
-        self.model: Model = build_model(config.model, spec)
-        self._loss = loss_for(spec)
+        self.model: Model = self.build_network()
         parameters, _ = self.model.init(0)
         shapes = {name: tuple(value.shape) for name, value in parameters.items()}
         self.adapted = _matching(config.adapt, shapes)
@@ -134,7 +134,7 @@ class InnerLoop:
             own = {
                 name.removeprefix(prefix): value for name, value in (choices or {}).items() if name.startswith(prefix)
             }
-            context = Context(self.model, spec, shapes, self.adapted, own)
+            context = Context(self.model, spec, shapes, self.adapted, own, max(config.steps.train, 1))
             self.slots[slot] = build(f"slot.{slot}", settings, f"slots.{slot}", context=context)
         for component in self.slots.values():
             self.model = component.network(self.model)
@@ -144,6 +144,22 @@ class InnerLoop:
             raise ConfigError(
                 "objective", f"needs one weight a training step: {config.steps.train}, got {len(weights)}"
             )
+
+    def build_network(self) -> Model:
+        """The network that is trained.
+
+        Raises:
+            UnsupportedError: if the tasks have no loss.
+        """
+        loss_for(self.spec)
+        return build_model(self.config.model, self.spec)
+
+    def example_losses(
+        self, theta: Tensors, buffers: Tensors, batch: Batch, seeds: NDArray[np.int64]
+    ) -> tuple[Tensor, Tensors]:
+        """Training losses of single examples ``[T, n]`` at ``theta [T, ...]``, and the network's next buffers."""
+        outputs, buffers = self.model(theta, buffers, batch.x, seeds=seeds)
+        return loss_for(self.spec)(outputs, batch.y), buffers
 
     def space(self) -> Space:
         """The choices that slots leave to a searcher, by ``slots.<slot>.<name>``."""
@@ -183,6 +199,13 @@ class InnerLoop:
         if isinstance(given, str):
             return FINAL if given == "final" or not steps else (1.0,) * steps
         return given or FINAL
+
+    def rates(self, phi: Phi, step: int) -> Tensors:
+        """Learning rates of one inner step by parameter name, broadcastable to ``[T, ...]``."""
+        rates: Tensors = {}
+        for slot, component in self.slots.items():
+            rates = component.rates(phi.part(slot), rates, step)
+        return rates
 
     def begin(self, phi: Phi, task: Task, seed: int, *, train: bool = True) -> State:
         """The state before the first step.
@@ -238,14 +261,14 @@ class InnerLoop:
         Without a seed, layers that draw (dropout) are off, as they are in what :meth:`adapt` returns.
         """
         theta, buffers = self._network(phi, state), state["buffers"]
-        seeds = None if seed is None else _seeds(task, seed, "query", state["step"])
+        seeds = None if seed is None else layer_seeds(task, seed, "query", state["step"])
         outputs, after = self.model(theta, buffers, task.query.x, seeds=seeds)
         measured = {"": outputs}
         if seed is None and self.config.predict != "together":
             alone = one_by_one(self.model, theta, buffers, task.query.x, task.support.x)
             outputs = alone if self.config.predict == "alone" else outputs
             measured = {"_alone": alone} if self.config.predict == "alone" else {**measured, "_alone": alone}
-        loss = self._loss(outputs, task.query.y).mean(-1)
+        loss = loss_for(self.spec)(outputs, task.query.y).mean(-1)
         with torch.no_grad():
             metrics = {
                 name + suffix: value
@@ -275,7 +298,7 @@ class InnerLoop:
         size = self.config.batch.train if state["train"] else self.config.batch.test
         if size is None:
             return task.support
-        return minibatch(task.support, size, state["step"], _seeds(task, seed, "batch"))
+        return minibatch(task.support, size, state["step"], layer_seeds(task, seed, "batch"))
 
     def _network(self, phi: Phi, state: State) -> Tensors:
         """The parameters of the network after the steps so far; what belongs to a step is that of the last one."""
@@ -290,8 +313,8 @@ class InnerLoop:
         for slot, component in self.slots.items():
             batch = component.support(phi.part(slot), batch, number, seed)
             theta = component.parameters(phi.part(slot), theta, number)
-        outputs, buffers = self.model(theta, state["buffers"], batch.x, seeds=_seeds(task, seed, "support", number))
-        losses = self._loss(outputs, batch.y)
+        seeds = layer_seeds(task, seed, "support", number)
+        losses, buffers = self.example_losses(theta, state["buffers"], batch, seeds)
         for slot, component in self.slots.items():
             losses = component.losses(phi.part(slot), losses, batch, number)
         loss = losses.mean(-1) if self.config.reduction == "mean" else losses.sum(-1)
@@ -303,10 +326,9 @@ class InnerLoop:
         return loss, {name: value.detach() for name, value in buffers.items()}
 
     def _update(self, phi: Phi, theta: Tensors, gradients: Tensors, rule: State, number: int) -> tuple[Tensors, State]:
-        rates: Tensors = {}
         for slot, component in self.slots.items():
             gradients = component.gradients(phi.part(slot), gradients, theta, number)
-            rates = component.rates(phi.part(slot), rates, number)
+        rates = self.rates(phi, number)
         after = dict(rule)
         for slot, component in self.slots.items():
             moved = component.update(phi.part(slot), theta, gradients, rates, rule.get(slot, {}), number)
@@ -341,7 +363,7 @@ def _ordered(slots: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, A
     return {name: slots[name] for name in [*known, *sorted(set(slots) - set(known))]}
 
 
-def _seeds(task: Task, seed: int, *purpose: str | int) -> np.ndarray[Any, np.dtype[np.int64]]:
+def layer_seeds(task: Task, seed: int, *purpose: str | int) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Seeds ``[T]`` for what is drawn: from each task's own seed, so that grouping changes nothing."""
     key = np.int64(seeding.derive(seed, *purpose))
     return np.asarray(np.bitwise_xor(task.seeds, key), dtype=np.int64)

@@ -85,7 +85,7 @@ def unroll(
         return problem.step(phi, task, state, seed, create_graph=create_graph)
 
     def on_the_way(state: Any) -> Tensor:
-        return problem.query_loss(phi, task, state, seed).query
+        return problem.query_loss(phi, task, state, seed).objective
 
     along: list[Tensor] = []
     for number in range(1, steps + 1):
@@ -95,7 +95,7 @@ def unroll(
     last = problem.query_loss(phi, task, state, seed if train else None)
     if not steps or (not isinstance(weights, Tensor) and weights == FINAL):
         return last
-    objective = torch.stack([weights[i] * loss for i, loss in enumerate([*along, last.query])]).sum(0)
+    objective = torch.stack([weights[i] * loss for i, loss in enumerate([*along, last.objective])]).sum(0)
     return Losses(objective, last.query, last.metrics, last.updates)
 
 

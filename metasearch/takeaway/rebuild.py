@@ -37,7 +37,8 @@ def spec_of(manifest: Manifest, *, allow_user_code: bool = False) -> TaskSpec:
     """Shapes of the tasks that a phi was learned on.
 
     Raises:
-        ArtifactError: if the manifest does not say, or names a loss of a user's own without leave to import it.
+        ArtifactError: if the manifest does not say, or names a loss or a world of a user's own without leave to import
+            it.
     """
     given = manifest.spec
     missing = sorted({"kind", "input_shape", "outputs"} - set(given))
@@ -53,6 +54,7 @@ def spec_of(manifest: Manifest, *, allow_user_code: bool = False) -> TaskSpec:
         support=int(given.get("support", 0)),
         query=int(given.get("query", 0)),
         loss=_loss(str(given["loss"]), allow_user_code) if given.get("loss") else None,
+        environment=_environment(given["environment"], allow_user_code) if given.get("environment") else None,
     )
 
 
@@ -218,6 +220,15 @@ def _loss(reference: str, allow_user_code: bool) -> Any:
         return resolve(reference, "spec.loss")
     except ConfigError as error:
         raise ArtifactError(f"the loss of this phi's tasks cannot be imported here: {error}") from error
+
+
+def _environment(block: Mapping[str, Any], allow_user_code: bool) -> Any:
+    """The world that tasks brought along, built from its settings."""
+    refuse_user_code(block, allow_user_code=allow_user_code)
+    try:
+        return build("environment", block, "spec.environment")
+    except ConfigError as error:
+        raise ArtifactError(f"the world of this phi's tasks cannot be built here: {error}") from error
 
 
 def with_outputs(spec: TaskSpec, outputs: int | None) -> TaskSpec:

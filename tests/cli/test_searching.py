@@ -139,6 +139,13 @@ def test_a_run_can_be_evaluated_replayed_extended_reported_and_exported(
     assert "4 episodes of split 'test', seed 0, 3 inner steps" in evaluated
     assert figure("L", results["test"]["L"], results["test"]["L_ci95"]) in evaluated
 
+    assert cli.main(["evaluate", run.id, "--steps", "0,3", "--baselines"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("L on 4 episodes of split 'test', seed 0")
+    assert lines[1].split() == ["inner", "steps", "0", "3"]
+    assert lines[2].endswith(figure("L", results["test"]["L"], results["test"]["L_ci95"]))
+    assert [line.split()[0] for line in lines[2:-1]] == ["phi", "random"]
+
     assert cli.main(["replay", run.id, "--evaluation", "3"]) == 0
     assert capsys.readouterr().out.endswith("equal bit for bit\n")
     assert cli.main(["replay", run.id, "--evaluation", "99"]) == 2

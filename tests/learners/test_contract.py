@@ -45,6 +45,10 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
     ),
     "own module": ({"type": "quadratic"}, {"type": "inner_loop", "model": Dropping}),
+    "policy": (
+        {"type": "navigation", "horizon": 5, "trajectories": 4, "queries": 3},
+        {"type": "policy", "model": {"type": "mlp", "hidden": [4]}, "steps": {"train": 1, "test": 2}},
+    ),
     "nearest neighbour": (OMNIGLOT, {"type": "nearest_neighbour"}),
 }
 

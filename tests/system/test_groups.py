@@ -1,5 +1,6 @@
 """Several runs as one: expansion, resume, and a table with paired intervals."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -61,3 +62,23 @@ def test_a_group_resumes_where_it_stopped(tiny: dict[str, Any], tmp_path: Path) 
     again = resume_group(group.path)
     assert [row.values for row in again.rows] == [row.values for row in group.rows]
     assert content(group.path / "seed-0")["evaluations"] == before["evaluations"]
+
+
+def test_parts_beside_the_file_are_found_by_each_member(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "beside_the_file.py").write_text("def train(config, trial):\n    return config['x']\n")
+    away = tmp_path / "away"
+    away.mkdir()
+    monkeypatch.chdir(away)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    tree = {
+        "name": "beside",
+        "evaluation": {"type": "objective", "function": "beside_the_file:train", "config": {"x": {"int": [1, 3]}}},
+        "searcher": {"type": "random"},
+        "budget": {"evaluations": 2},
+        "execution": {"type": "inline"},
+        "tracking": {"mlflow": False, "report": False},
+        "seeds": [0, 1],
+    }
+    assert run_group(tree, folder=tmp_path, root=tmp_path / "runs").status == "finished"

@@ -15,6 +15,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"ways": 3, "shots": 1, "split": "lake", "within_alphabet": True, "rotations": "none"},
     ],
     "sinusoid": [{}, {"frequency": [0.8, 1.2]}],
+    "navigation": [{}, {"start": "random", "trajectories": 3, "queries": {"train": 2, "test": 4}}],
     "quadratic": [{"noise": 0.1}],
 }
 
