@@ -145,7 +145,7 @@ def _table(results: Mapping[str, Any]) -> Table:
         table.add_row(name, *cells, f"{row['episodes']:,}", style=style)
     if paper:
         metric = paper.get("metric", "accuracy")
-        value = with_width(paper["value"], paper.get("interval"), percent=metric == "accuracy")
+        value = with_width(paper["value"], paper.get("interval"), percent="accuracy" in metric)
         table.add_row(f"paper: {paper['method']}", *(value if name == metric else "" for name in metrics), "")
     return table
 

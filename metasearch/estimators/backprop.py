@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from metasearch.core.contracts import Learner
+from metasearch.core.contracts import Drawing, Learner
 from metasearch.core.values import Batch, Call, Losses, Phi, Task, Tensors
 from metasearch.estimators.episodes import EpisodeEstimator, Problem
 from metasearch.estimators.graphs import Graphs
@@ -32,16 +32,20 @@ class Backprop(EpisodeEstimator):
     def shard_losses(self, call: Call, phi: Phi, task: Task, learner: Learner) -> tuple[Losses, Tensors | None, Any]:
         names = sorted(phi.tensors)
         buffers = sorted(phi.buffers)
+        drawn = learner.drawn(task, call.seed) if isinstance(learner, Drawing) else {}
+        arrays = [task.support.x, task.support.y, task.query.x, task.query.y, *drawn.values()]
         layout: dict[str, list[str]] = {}
 
         def gradients(flat: list[Tensor]) -> tuple[Tensor, ...]:
-            """(tensors, buffers, support x, y, query x, y) -> (objective, query, metrics, updates, gradients)."""
+            """(tensors, buffers, support x, y, query x, y, draws) -> (objective, query, metrics, updates, gradient)."""
+            given = flat[len(flat) - len(arrays) :]
             leaves = [value.detach().requires_grad_() for value in flat[: len(names)]]
             point = phi.replace(
                 tensors=dict(zip(names, leaves, strict=True)),
-                buffers=dict(zip(buffers, flat[len(names) : -4], strict=True)),
+                buffers=dict(zip(buffers, flat[len(names) : len(flat) - len(arrays)], strict=True)),
             )
-            episode = Task(Batch(*flat[-4:-2]), Batch(*flat[-2:]), task.seeds, task.info)
+            info = {**task.info, **dict(zip(drawn, given[4:], strict=True))}
+            episode = Task(Batch(*given[:2]), Batch(*given[2:4]), task.seeds, info)
             with torch.enable_grad():
                 losses = learner.evaluate(point, episode, call.seed, train=True, create_graph=self.create_graph)
                 found = torch.autograd.grad(losses.objective.sum(), leaves, allow_unused=True)
@@ -55,8 +59,7 @@ class Backprop(EpisodeEstimator):
                 *filled,
             )
 
-        flat = [phi.tensors[name] for name in names] + [phi.buffers[name] for name in buffers]
-        flat += [task.support.x, task.support.y, task.query.x, task.query.y]
+        flat = [phi.tensors[name] for name in names] + [phi.buffers[name] for name in buffers] + arrays
         if getattr(learner, "traceable", False):
             key = (self.create_graph, tuple(sorted(phi.choices.items(), key=str)))
             (objective, query, *rest), layout = self._graphs.call(gradients, flat, key, layout)

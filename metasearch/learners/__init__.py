@@ -6,3 +6,11 @@ __all__: list[str] = []
 
 registry("learner").add("inner_loop", "metasearch.learners.inner_loop:InnerLoop")
 registry("learner").add("nearest_neighbour", "metasearch.learners.nearest_neighbour:PixelNearestNeighbour")
+for _name, _path in {
+    "snail": "metasearch.learners.reader.snail:Snail",
+    "transformer": "metasearch.learners.reader.transformer:Transformer",
+    "recurrent": "metasearch.learners.reader.recurrent:Recurrent",
+    "mann": "metasearch.learners.reader.mann:MANN",
+    "weight_generator": "metasearch.learners.reader.generator:WeightGenerator",
+}.items():
+    registry("learner").add(_name, _path)

@@ -30,7 +30,7 @@ from metasearch.core.values import Batch, Losses, Phi, Task, TaskSpec, Tensors
 from metasearch.learners.losses import loss_for, metrics_for
 from metasearch.models import build_model
 
-__all__ = ["InnerLoop", "Steps"]
+__all__ = ["Adapted", "InnerLoop", "Steps", "layer_seeds"]
 
 State = dict[str, Any]
 DEFAULT_SLOTS: Mapping[str, Mapping[str, Any]] = {
@@ -193,7 +193,7 @@ class InnerLoop:
 
         Without a seed, layers that draw (dropout) are off, as they are in what :meth:`adapt` returns.
         """
-        seeds = None if seed is None else _seeds(task, seed, "query", state["step"])
+        seeds = None if seed is None else layer_seeds(task, seed, "query", state["step"])
         outputs, buffers = self.model(state["theta"], state["buffers"], task.query.x, seeds=seeds)
         loss = self._loss(outputs, task.query.y).mean(-1)
         with torch.no_grad():
@@ -234,7 +234,7 @@ class InnerLoop:
         batch = task.support
         for slot, component in self.slots.items():
             batch = component.support(phi.part(slot), batch, number, seed)
-        outputs, buffers = self.model(theta, buffers, batch.x, seeds=_seeds(task, seed, "support", number))
+        outputs, buffers = self.model(theta, buffers, batch.x, seeds=layer_seeds(task, seed, "support", number))
         losses = self._loss(outputs, batch.y)
         for slot, component in self.slots.items():
             losses = component.losses(phi.part(slot), losses, batch, number)
@@ -293,7 +293,7 @@ def _ordered(slots: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, A
     return {name: slots[name] for name in [*known, *sorted(set(slots) - set(known))]}
 
 
-def _seeds(task: Task, seed: int, purpose: str, step: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+def layer_seeds(task: Task, seed: int, purpose: str, step: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Seeds ``[T]`` for layers that draw: from each task's own seed, so that grouping changes nothing."""
     key = np.int64(seeding.derive(seed, purpose, step))
     return np.asarray(np.bitwise_xor(task.seeds, key), dtype=np.int64)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from metasearch.artifacts import Manifest, check_fits, refuse_user_code
-from metasearch.core.contracts import Learner
+from metasearch.core.contracts import InnerProblem, Learner
 from metasearch.core.errors import ArtifactError, ConfigError
 from metasearch.core.registry import build, resolve
 from metasearch.core.space import Space, extract, substitute
@@ -136,6 +136,12 @@ def for_outputs(phi: Phi, learned: Learner, wanted: Learner) -> Phi:
     check_fits(phi, before)
     changed = Phi(_resized(phi.tensors, after.tensors), _resized(phi.buffers, after.buffers), phi.choices)
     check_fits(changed, after)
+    resized = [name for name, value in changed.tensors.items() if value.shape != phi.tensors[name].shape]
+    if resized and not isinstance(wanted, InnerProblem):
+        raise ArtifactError(
+            f"another number of outputs needs new values for {', '.join(resized)}, and {type(wanted).__name__} has no "
+            "inner loop that could find them; use the number it was learned with"
+        )
     fixed = [name for name in _starting_at_zero(phi, changed) if not _adapts(wanted, name)]
     if fixed:
         raise ArtifactError(
