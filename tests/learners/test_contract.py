@@ -57,7 +57,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "causal transformer": ({"type": "sinusoid"}, {"type": "transformer", "form": "causal", "width": 8, "blocks": 1}),
     "lstm": (OMNIGLOT, {"type": "recurrent", "embedding": FEATURES, "hidden": 8, "depth": 2}),
     "gru on a foreign network": ({"type": "quadratic"}, {"type": "recurrent", "cell": "gru", "hidden": 8, **FOREIGN}),
-    "mann": (OMNIGLOT, {"type": "mann", "hidden": 8, "slots": 6, "word": 4, "heads": 2}),
+    "mann": (OMNIGLOT, {"type": "mann", "hidden": 8, "rows": 6, "word": 4, "heads": 2}),
     "written head": (OMNIGLOT, {"type": "weight_generator", "embedding": FEATURES}),
     "written network": (
         {"type": "sinusoid"},

@@ -36,7 +36,7 @@ class MANN(SequenceReader):
 
         Args:
             hidden: units of the controller.
-            slots: rows of the memory.
+            rows: slots of the memory.
             word: numbers in a row.
             heads: reads, and writes, at each step.
             decay: of the usage of slots, a step.
@@ -48,7 +48,7 @@ class MANN(SequenceReader):
         loss: Literal["query", "sequence"] = "sequence"
         instances: int = Field(10, ge=0)
         hidden: PositiveInt = 200
-        slots: PositiveInt = 128
+        rows: PositiveInt = 128
         word: PositiveInt = 40
         heads: PositiveInt = 4
         decay: float = Field(0.95, ge=0, lt=1)
@@ -56,8 +56,8 @@ class MANN(SequenceReader):
         strength: float = Field(1.0, gt=0)
 
     def stack(self, inputs: int) -> list[Layer]:
-        if self.config.heads > self.config.slots:
-            raise ConfigError("heads", f"each writes at a slot of its own, and there are {self.config.slots} slots")
+        if self.config.heads > self.config.rows:
+            raise ConfigError("heads", f"each writes at a slot of its own, and there are {self.config.rows} slots")
         return [MemoryLayer(inputs, self.config)]
 
 
@@ -106,13 +106,13 @@ class MemoryLayer:
     def start(self, like: Tensor) -> State:
         """The state before the first step; all has been read from, and only used, the first slot."""
         config, shape = self.config, like.shape[:-1]
-        first = F.one_hot(torch.zeros(shape, dtype=torch.int64, device=like.device), config.slots).to(like.dtype)
+        first = F.one_hot(torch.zeros(shape, dtype=torch.int64, device=like.device), config.rows).to(like.dtype)
         return State(
             like.new_zeros(*shape, config.hidden),
             like.new_zeros(*shape, config.hidden),
-            like.new_full((*shape, config.slots, config.word), 1e-6),
+            like.new_full((*shape, config.rows, config.word), 1e-6),
             like.new_zeros(*shape, config.heads * config.word),
-            first.unsqueeze(-2).expand(*shape, config.heads, config.slots),
+            first.unsqueeze(-2).expand(*shape, config.heads, config.rows),
             first,
         )
 

@@ -16,7 +16,7 @@ from metasearch.core.errors import ConfigError
 from metasearch.core.seeds import Draws
 from metasearch.core.values import Batch, Losses, Phi, Task, TaskSpec, Tensors
 from metasearch.learners.reader.base import Reader
-from metasearch.learners.reader.layers import Layer, affine
+from metasearch.learners.reader.layers import Layer
 from metasearch.models.initial import Initializer
 
 __all__ = ["SequenceReader", "instance_accuracy"]
@@ -91,7 +91,8 @@ class SequenceReader(Reader):
             for index, layer in enumerate(self.layers)
             for name, value in layer.init(draw).items()
         }
-        return tensors | affine(draw, "head", self.room, self.layers[-1].width)
+        weight = draw.normal(self.room, self.layers[-1].width, std=0.01)  # all answers start almost equal
+        return tensors | {"head.weight": weight, "head.bias": torch.zeros(self.room)}
 
     def drawn(self, task: Task, seed: int) -> Tensors:
         """Orders ``[T, S]`` of the support set and, if needed, ``[T, S + Q]`` of the episode, from the tasks' seeds."""

@@ -14,7 +14,7 @@ from metasearch.learners.reader.snail import CausalAttention, DenseConvolution
 from metasearch.learners.reader.transformer import Block
 from metasearch.models.initial import Initializer
 
-MEMORY = MemoryLayer(6, MANN.Config(hidden=5, slots=4, word=3, heads=2))
+MEMORY = MemoryLayer(6, MANN.Config(hidden=5, rows=4, word=3, heads=2))
 CAUSAL: dict[str, Layer] = {
     "convolution": DenseConvolution(6, 3, 2),
     "attention": CausalAttention(6, 4, 3),

@@ -13,7 +13,7 @@ from metasearch.models.initial import Initializer
 
 
 def layer(**settings: object) -> tuple[MemoryLayer, dict[str, torch.Tensor]]:
-    config = MANN.Config(**{"hidden": 3, "slots": 4, "word": 2, "heads": 1, **settings})
+    config = MANN.Config(**{"hidden": 3, "rows": 4, "word": 2, "heads": 1, **settings})
     made = MemoryLayer(5, config)
     draw = torch.Generator().manual_seed(1)
     return made, {
@@ -120,4 +120,4 @@ def test_a_sequence_in_plain_numbers(stores: str) -> None:
 
 def test_more_heads_than_slots_are_refused() -> None:
     with pytest.raises(ConfigError, match="heads: each writes at a slot of its own, and there are 3 slots"):
-        MANN(MANN.Config(slots=3, heads=4), TaskSpec("classification", (4,), 3, 3, 6))
+        MANN(MANN.Config(rows=3, heads=4), TaskSpec("classification", (4,), 3, 3, 6))
