@@ -27,8 +27,9 @@ class MANN(SequenceReader):
     class. Its "1-shot" accuracy in later tables is that of the second.
 
     The paper itself was not at hand. Where memory of it left a choice, the public port that gives figures by instance
-    (github.com/tristandeleu/ntm-one-shot) was followed: the i-th head writes at the i-th least used slot, the least used slot is emptied first, the memory starts at 1e-6, and each
-    head stores a vector of its own (``stores: content``), where the paper, from memory, stores the key it reads by.
+    (github.com/tristandeleu/ntm-one-shot) was followed: the i-th head writes at the i-th least used slot, the least
+    used slot is emptied first, the memory starts at 1e-6, and each head stores a vector of its own (``stores:
+    content``), where the paper, from memory, stores the key it reads by.
     """
 
     class Config(SequenceReader.Config):

@@ -109,10 +109,9 @@ class CausalAttention:
         self.width = inputs + values
 
     def init(self, draw: Initializer) -> Tensors:
-        sizes = {"query": self.keys, "key": self.keys, "value": self.values}
-        return {
-            name: one for part, size in sizes.items() for name, one in affine(draw, part, size, self.inputs).items()
-        }
+        query, value = affine(draw, "query", self.keys, self.inputs), affine(draw, "value", self.values, self.inputs)
+        key = {name.replace("query", "key"): one.clone() for name, one in query.items()}
+        return query | key | value  # keys start equal to queries: attention starts as a similarity
 
     def read(self, p: Tensors, x: Tensor) -> tuple[Tensor, Any]:
         query, key, value = self._split(p, x)

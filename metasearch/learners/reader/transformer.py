@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch
 from pydantic import PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
@@ -83,9 +84,11 @@ class Block:
     def init(self, draw: Initializer) -> Tensors:
         norms = {f"{name}.{key}": one for name in ("norm1", "norm2") for key, one in self._norm.init(draw).items()}
         width, inner = self.width, self.width * self.expansion
+        query, value = draw.xavier_uniform(width, width), draw.xavier_uniform(width, width)
         return {
             **norms,
-            **affine(draw, "attention", 3 * width, width),
+            "attention.weight": torch.cat([query, query, value]),  # equal keys: attention starts as a similarity
+            "attention.bias": torch.zeros(3 * width),
             **affine(draw, "joined", width, width),
             **affine(draw, "up", inner, width),
             **affine(draw, "down", width, inner),

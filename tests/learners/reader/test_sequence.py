@@ -167,7 +167,7 @@ def test_other_shots_than_in_training_are_read() -> None:
 
 
 def test_a_capacity_serves_fewer_classes_and_never_names_those_beyond() -> None:
-    learned, phi = made("transformer", capacity=5)
+    _, phi = made("transformer", capacity=5)
     for ways in (2, 5):
         spec = TaskSpec("classification", (4,), ways, 2 * ways, 2 * ways)
         learner, fresh = made("transformer", spec, capacity=5)
