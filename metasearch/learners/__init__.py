@@ -12,5 +12,6 @@ for _name, _path in {
     "recurrent": "metasearch.learners.reader.recurrent:Recurrent",
     "mann": "metasearch.learners.reader.mann:MANN",
     "weight_generator": "metasearch.learners.reader.generator:WeightGenerator",
+    "meta_networks": "metasearch.learners.reader.meta_networks:MetaNetworks",
 }.items():
     registry("learner").add(_name, _path)

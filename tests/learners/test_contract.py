@@ -58,6 +58,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "lstm": (OMNIGLOT, {"type": "recurrent", "embedding": FEATURES, "hidden": 8, "depth": 2}),
     "gru on a foreign network": ({"type": "quadratic"}, {"type": "recurrent", "cell": "gru", "hidden": 8, **FOREIGN}),
     "mann": (OMNIGLOT, {"type": "mann", "hidden": 8, "rows": 6, "word": 4, "heads": 2}),
+    "meta networks": (OMNIGLOT, {"type": "meta_networks", "embedding": FEATURES, "hidden": 6, "generator": 4}),
     "written head": (OMNIGLOT, {"type": "weight_generator", "embedding": FEATURES}),
     "written network": (
         {"type": "sinusoid"},

@@ -29,6 +29,11 @@ GRADIENTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "gru": (SINUSOID, {"type": "recurrent", "cell": "gru", "hidden": 5}),
     "mann": (IMAGES, MANN),
     "mann that stores keys": (SINUSOID, {**MANN, "stores": "key", "strength": 4.0, **EMBEDDING}),
+    "meta networks": (IMAGES, {"type": "meta_networks", "hidden": 6, "generator": 4, **CONV4}),
+    "meta networks for values": (
+        SINUSOID,
+        {"type": "meta_networks", "hidden": 6, "generator": 4, "pieces": 3, **EMBEDDING},
+    ),
     "written head": (IMAGES, {"type": "weight_generator", "hidden": 6, "code": 5, **CONV4}),
     "written network": (
         SINUSOID,
@@ -98,6 +103,7 @@ TRAINED: Mapping[str, tuple[dict[str, Any], float, int]] = {
     "causal transformer": ({"type": "transformer", "form": "causal", "width": 16, "heads": 2, "blocks": 2}, 1e-2, 80),
     "lstm": ({"type": "recurrent", "hidden": 24}, 3e-2, 80),
     "mann": ({"type": "mann", "hidden": 24, "rows": 12, "word": 8, "heads": 2, "strength": 5.0}, 2e-2, 100),
+    "meta networks": ({"type": "meta_networks", "hidden": 16}, 1e-2, 60),
     "written head": (
         {"type": "weight_generator", "hidden": 16, "code": 16, "embedding": {"type": "mlp", "hidden": []}},
         1e-2,
