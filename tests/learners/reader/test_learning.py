@@ -134,3 +134,31 @@ def test_a_short_training_lowers_the_loss_on_new_tasks_clearly(name: str) -> Non
     assert float(before.query.mean()) > 0.9
     assert float(after.query.mean()) < 0.5 * float(before.query.mean()), (before.query.mean(), after.query.mean())
     assert float(after.metrics["accuracy"].mean()) > 0.75
+
+
+@pytest.mark.parametrize("name", ["lstm", "set transformer"])
+def test_recorded_gradients_are_those_of_the_plain_computation_on_every_evaluation(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recorded at the first evaluation, used for the second, whose tasks and orders differ."""
+    monkeypatch.setattr("metasearch.estimators.compile._inductor", lambda graph, inputs: lambda values: graph(*values))
+    tasks_block, learner_block = GRADIENTS[name]
+    tasks = build("task", tasks_block, "tasks", device="cpu", dtype=torch.float64)
+    learner = build("learner", learner_block, "learner", spec=tasks.spec("train"))
+    estimators = [
+        build(
+            "estimator",
+            {"type": "backprop", "tasks": 2, "shard": 2},
+            "",
+            problem=Problem(tasks, lambda choices, split: learner, dtype=torch.float64, compile=mode),
+        )
+        for mode in ("always", "never")
+    ]
+    phi = estimators[0].problem.phi(learner.init(3))
+    for seed in (5, 6):
+        recorded, plain = (
+            one.combine([one.measure(call) for call in one.calls(0, phi, None, seed)])[0] for one in estimators
+        )
+        assert recorded.value == pytest.approx(plain.value, rel=1e-10)
+        for key, gradient in plain.gradient.items():
+            torch.testing.assert_close(recorded.gradient[key], gradient, rtol=1e-8, atol=1e-10)
