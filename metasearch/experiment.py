@@ -312,7 +312,7 @@ def _check_split(program: ExperimentProgram, split: str, block: str) -> None:
                 f"have {here.outputs} outputs and inputs {list(here.input_shape)} in training, {there.outputs} and "
                 f"{list(there.input_shape)} in the split {split!r}, and phi depends on it: {name} is "
                 f"{shapes[0].get(name)} and {shapes[1].get(name)}. Use equal numbers, or keep the last layer out of "
-                'phi: initialization: {type: tensors, zero: ["head.*"]}',
+                'phi: initialization: {type: tensors, zero: ["head.*"]} (a reader of sequences: set its capacity)',
             )
 
 

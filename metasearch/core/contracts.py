@@ -31,6 +31,7 @@ from metasearch.core.values import (
 )
 
 __all__ = [
+    "Drawing",
     "Environment",
     "Estimator",
     "Executor",
@@ -122,6 +123,17 @@ class Learner(Protocol):
 
     def adapt(self, phi: Phi, support: Batch, seed: int, steps: int | None = None) -> Predictor:
         """Runs F_phi on support sets; ``steps`` overrides the number of inner steps at test."""
+        ...
+
+
+@runtime_checkable
+class Drawing(Protocol):
+    """A learner that draws in training and may be traced all the same: its draws are tensors beside the task's own."""
+
+    def drawn(self, task: Task, seed: int) -> Tensors:
+        """All that ``evaluate`` draws for these tasks in training, by name, each ``[T, ...]``. Where ``task.info``
+        holds these names, ``evaluate`` takes them from there and draws nothing.
+        """
         ...
 
 

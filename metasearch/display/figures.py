@@ -9,9 +9,6 @@ from typing import Any
 
 __all__ = ["count", "duration", "figure", "headline", "number", "place", "with_width"]
 
-_SHARE = "accuracy"
-"""Metrics that are shares of 1 and read better in percent."""
-
 
 def duration(seconds: float) -> str:
     """A time for a person, two units at most.
@@ -76,7 +73,7 @@ def figure(name: str, value: float, width: float | None = None) -> str:
     >>> figure("accuracy", 0.9781, 0.0033), figure("L", 0.25)
     ('97.81 % ± 0.33 %', '0.25')
     """
-    if _SHARE in name:
+    if "accuracy" in name:
         return with_width(100 * value, None if width is None else 100 * width, percent=True)
     return with_width(value, width, percent=False)
 

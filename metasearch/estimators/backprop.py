@@ -12,7 +12,7 @@ import torch
 from pydantic import NonNegativeInt
 from torch import Tensor
 
-from metasearch.core.contracts import InnerProblem, Learner
+from metasearch.core.contracts import Drawing, InnerProblem, Learner
 from metasearch.core.errors import UnsupportedError
 from metasearch.core.values import Batch, Call, Losses, Phi, Task, Tensors
 from metasearch.estimators.episodes import EpisodeEstimator, Problem
@@ -58,18 +58,22 @@ class Backprop(EpisodeEstimator):
     def shard_losses(self, call: Call, phi: Phi, task: Task, learner: Learner) -> tuple[Losses, Tensors | None, Any]:
         names = sorted(phi.tensors)
         buffers = sorted(phi.buffers)
+        drawn = learner.drawn(task, call.seed) if isinstance(learner, Drawing) else {}
+        arrays = [task.support.x, task.support.y, task.query.x, task.query.y, *drawn.values()]
         layout: dict[str, list[str]] = {}
         create_graph = self.create_graph and call.step >= self.config.first_order_until
         weights = self._weights(learner, call.step)
 
         def gradients(flat: list[Tensor]) -> tuple[Tensor, ...]:
-            """(tensors, buffers, weights, support, query x, y) -> (objective, query, metrics, updates, gradients)"""
+            """(tensors, buffers, weights, support, query, draws) -> (objective, query, metrics, updates, gradients)"""
+            given = flat[len(flat) - len(arrays) :]
             leaves = [value.detach().requires_grad_() for value in flat[: len(names)]]
             point = phi.replace(
                 tensors=dict(zip(names, leaves, strict=True)),
                 buffers=dict(zip(buffers, flat[len(names) : len(names) + len(buffers)], strict=True)),
             )
-            episode = Task(Batch(*flat[-4:-2]), Batch(*flat[-2:]), task.seeds, task.info)
+            info = {**task.info, **dict(zip(drawn, given[4:], strict=True))}
+            episode = Task(Batch(*given[:2]), Batch(*given[2:4]), task.seeds, info)
             with torch.enable_grad():
                 if weights is None:
                     losses = learner.evaluate(point, episode, call.seed, train=True, create_graph=create_graph)
@@ -81,7 +85,7 @@ class Backprop(EpisodeEstimator):
                         episode,
                         call.seed,
                         create_graph=create_graph,
-                        weights=flat[-5],
+                        weights=flat[len(names) + len(buffers)],
                         recompute=self.config.recompute,
                     )
                 found = torch.autograd.grad(losses.objective.sum(), leaves, allow_unused=True)
@@ -97,7 +101,7 @@ class Backprop(EpisodeEstimator):
 
         flat = [phi.tensors[name] for name in names] + [phi.buffers[name] for name in buffers]
         flat += [] if weights is None else [weights]  # an input, so that other weights do not mean another program
-        flat += [task.support.x, task.support.y, task.query.x, task.query.y]
+        flat += arrays
         if getattr(learner, "traceable", False) and not self.config.recompute:
             key = (create_graph, weights is None, tuple(sorted(phi.choices.items(), key=str)))
             (objective, query, *rest), layout = self._graphs.call(gradients, flat, key, layout)

@@ -21,21 +21,22 @@ for _name, _part in {
     registry("model").add(_name, _part)
 
 
-def build_model(given: Any, spec: TaskSpec) -> Model:
+def build_model(given: Any, spec: TaskSpec, path: str = "model") -> Model:
     """The network that an experiment names.
 
     Args:
         given: ``{type: ..., **settings}``, a name, an ``nn.Module`` class (built without arguments) or object.
         spec: shapes of the tasks.
+        path: where it is named, for messages.
 
     Raises:
         ConfigError: if it cannot be built.
     """
     if isinstance(given, Mapping | str):
-        return build("model", given, "model", spec=spec)
+        return build("model", given, path, spec=spec)
     if isinstance(given, type):
-        return build("model", {"type": given}, "model", spec=spec)
-    return build("model", {"type": "module", "factory": given}, "model", spec=spec)
+        return build("model", {"type": given}, path, spec=spec)
+    return build("model", {"type": "module", "factory": given}, path, spec=spec)
 
 
 def _own_module(part: Any, settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

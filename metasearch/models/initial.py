@@ -25,6 +25,7 @@ class Initializer:
     """
 
     def __init__(self, seed: int) -> None:
+        self.seed = seed
         self._generator = torch.Generator().manual_seed(seed)
 
     def xavier_uniform(self, *shape: int) -> Tensor:

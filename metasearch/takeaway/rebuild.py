@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from metasearch.artifacts import Manifest, check_fits, refuse_user_code
-from metasearch.core.contracts import Learner
+from metasearch.core.contracts import InnerProblem, Learner
 from metasearch.core.errors import ArtifactError, ConfigError
 from metasearch.core.registry import build, resolve
 from metasearch.core.space import Space, extract, substitute
@@ -131,10 +131,16 @@ def for_outputs(phi: Phi, learned: Learner, wanted: Learner) -> Phi:
         wanted: the same learner for the other number.
 
     Raises:
-        ArtifactError: if phi fits neither, or the inner loop never changes what would start at zero.
+        ArtifactError: if phi fits neither, or the inner loop never changes what would start at zero, or there is none.
     """
     before, after = learned.init(0), wanted.init(0)
     check_fits(phi, before)
+    resized = [name for name, value in after.tensors.items() if value.shape != phi.tensors[name].shape]
+    if resized and not isinstance(wanted, InnerProblem):
+        raise ArtifactError(
+            f"another number of outputs needs new values for {', '.join(resized)}, and {type(wanted).__name__} has no "
+            "inner loop that could find them; use the number it was learned with"
+        )
     changed = Phi(_resized(phi.tensors, after.tensors), _resized(phi.buffers, after.buffers), phi.choices)
     check_fits(changed, after)
     fixed = [name for name in _starting_at_zero(phi, changed) if not _adapts(wanted, name)]

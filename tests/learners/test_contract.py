@@ -30,6 +30,10 @@ class Dropping(nn.Module):
 
 
 OMNIGLOT = {"type": "omniglot", "ways": 3, "shots": 1, "queries": 2}
+FEATURES = {"type": "conv4", "filters": 4, "blocks": 2, "head": "none"}
+RUNNING = {"type": "conv4", "filters": 4, "norm": "running", "head": "flatten"}
+FOREIGN = {"embedding": Dropping, "features": 1}
+SNAIL = {"attentions": [[4, 4], [4, 4]], "filters": 4, "length": 4}
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "conv4": (
         OMNIGLOT,
@@ -50,6 +54,20 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"type": "policy", "model": {"type": "mlp", "hidden": [4]}, "steps": {"train": 1, "test": 2}},
     ),
     "nearest neighbour": (OMNIGLOT, {"type": "nearest_neighbour"}),
+    "snail": (OMNIGLOT, {"type": "snail", "embedding": FEATURES, **SNAIL}),
+    "snail along the sequence": (OMNIGLOT, {"type": "snail", **SNAIL, "labels": "shifted", "loss": "sequence"}),
+    "snail for values": ({"type": "sinusoid"}, {"type": "snail", **SNAIL}),
+    "set transformer": (OMNIGLOT, {"type": "transformer", "embedding": RUNNING, "width": 8, "blocks": 2}),
+    "causal transformer": ({"type": "sinusoid"}, {"type": "transformer", "form": "causal", "width": 8, "blocks": 1}),
+    "lstm": (OMNIGLOT, {"type": "recurrent", "embedding": FEATURES, "hidden": 8, "depth": 2}),
+    "gru on a foreign network": ({"type": "quadratic"}, {"type": "recurrent", "cell": "gru", "hidden": 8, **FOREIGN}),
+    "mann": (OMNIGLOT, {"type": "mann", "hidden": 8, "rows": 6, "word": 4, "heads": 2}),
+    "meta networks": (OMNIGLOT, {"type": "meta_networks", "embedding": FEATURES, "hidden": 6, "generator": 4}),
+    "written head": (OMNIGLOT, {"type": "weight_generator", "embedding": FEATURES}),
+    "written network": (
+        {"type": "sinusoid"},
+        {"type": "weight_generator", "network": {"type": "mlp", "hidden": [8]}, "hidden": 8},
+    ),
 }
 
 
