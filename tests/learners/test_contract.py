@@ -29,6 +29,15 @@ class Dropping(nn.Module):
         return self.head(self.second(self.drop(torch.relu(self.norm(self.first(x) * self.scale)))))
 
 
+class Embedding(nn.Sequential):
+    """Batch norm and dropout, five outputs."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(64, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 5))
+
+
+FEATURES = {"type": "conv4", "filters": 4, "pool": "max", "head": "none"}
+RELATION = {"type": "conv4", "filters": 4, "blocks": 2, "pool": "max", "head": "flatten"}
 OMNIGLOT = {"type": "omniglot", "ways": 3, "shots": 1, "queries": 2}
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "conv4": (
@@ -45,6 +54,16 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
     ),
     "own module": ({"type": "quadratic"}, {"type": "inner_loop", "model": Dropping}),
+    "prototypical": (OMNIGLOT, {"type": "prototypical", "model": {**FEATURES, "norm": "running"}}),
+    "prototypical, batch statistics": (OMNIGLOT, {"type": "prototypical", "model": FEATURES, "distance": "cosine"}),
+    "matching": (OMNIGLOT, {"type": "matching", "model": {**FEATURES, "norm": "running"}, "shared": False}),
+    "matching in context": (OMNIGLOT, {"type": "matching", "model": FEATURES, "context": {"steps": 2}}),
+    "relation": (OMNIGLOT, {"type": "relation", "model": {**FEATURES, "blocks": 2}, "relation": RELATION}),
+    "siamese": (OMNIGLOT, {"type": "siamese", "model": {**FEATURES, "norm": "running"}, "batch": "set"}),
+    "siamese, own module": (
+        {**OMNIGLOT, "image_size": 8},
+        {"type": "siamese", "model": Embedding, "features": 5, "energy": "euclidean"},
+    ),
     "nearest neighbour": (OMNIGLOT, {"type": "nearest_neighbour"}),
 }
 
