@@ -46,8 +46,8 @@ class Gradient:
             weight_decay: a step, as the optimizer defines it.
             clip: largest absolute value of a gradient's element.
             clip_norm: largest Euclidean norm of the whole gradient (after ``clip``).
-            schedule: ``cosine`` goes from ``lr`` to ``min_lr`` in ``total_steps``, then stays there; ``step`` multiplies
-                ``lr`` by ``decay`` after each ``decay_every`` steps, down to ``min_lr``.
+            schedule: ``cosine`` goes from ``lr`` to ``min_lr`` in ``total_steps``, then stays there; ``step`` takes
+                ``decay`` times ``lr`` after each ``decay_every`` steps, down to ``min_lr``.
             min_lr: where the schedule ends.
             decay: factor of ``step``.
             decay_every: steps between two of its cuts; required by ``step``.

@@ -136,10 +136,11 @@ class Embedding:
         """
         if not hasattr(self.model, "module"):
             raise ArtifactError(f"{type(self.model).__name__} has no module() that makes an ordinary nn.Module of it")
+        values = phi.part(self.slot)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            made: nn.Module = self.model.module()
+            made: nn.Module = self.model.module().to(next(iter(values.values())).dtype)
             targets = {**dict(made.named_parameters()), **dict(made.named_buffers())}
-            for name, value in {**phi.part(self.slot), **phi.buffers_of(self.slot)}.items():
+            for name, value in {**values, **phi.buffers_of(self.slot)}.items():
                 targets[name].copy_(value)
         return made.eval()
 

@@ -110,12 +110,9 @@ class Siamese(MetricLearner):
 
     @torch.no_grad()
     def similarity(self, phi: Phi, first: Tensor, second: Tensor) -> Tensor:
-        """``[T, n]`` scores of the pairs ``first[t, i]``, ``second[t, i]`` (``[T, n, ...]`` each) at test.
-
-        They are the same by this learner's judgement where the score is above :attr:`threshold`.
-        """
-        vectors = self.embedding.beside(phi, first)(second)
-        return self.pairs(phi, *vectors)
+        """``[T, n]``: p(same), or -D, of the pairs ``first[t, i]``, ``second[t, i]`` (``[T, n, ...]`` each) at test."""
+        scores = self.pairs(phi, *self.embedding.beside(phi, first)(second))
+        return torch.sigmoid(scores) if self.config.energy == "weighted_l1" else scores
 
 
 def _same(labels: Tensor, targets: Tensor) -> Tensor:
