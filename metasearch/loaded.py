@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from metasearch import artifacts
 from metasearch.artifacts import Manifest, StoredPhi
@@ -145,6 +145,8 @@ class LoadedPhi:
         Raises:
             ArtifactError: if no initialization was learned, or the learner has no network to hand out.
         """
+        if not self.phi.part("initialization"):
+            raise self._no_initialization()
         learner: Any = self.learner(num_outputs)
         module = module_of(learner).to(self.dtype)
         fill(module, *learner.model.init(0))
@@ -182,8 +184,7 @@ class LoadedPhi:
         """
         parameters = self.phi.part("initialization")
         if not parameters:
-            held = ", ".join(sorted({name.partition(".")[0] for name in self.phi.tensors})) or "choices only"
-            raise ArtifactError(f"this phi has no learned initialization (it holds: {held}); use .learner() or .adapt")
+            raise self._no_initialization()
         outputs = self.manifest.spec.get("outputs")
         return initialize(
             module, parameters, self.phi.buffers_of("initialization"), outputs, zero_patterns(self.manifest)
@@ -260,6 +261,53 @@ class LoadedPhi:
         if steps is None:
             raise ArtifactError("a curve needs the length of the run: scheduler(optimizer, steps=...)")
         return curve.scheduler(optimizer, steps)
+
+    def embedding(self, slot: str = "embedding") -> nn.Module:
+        """The learned embedding of a metric learner as an ordinary module, in evaluation mode.
+
+        Args:
+            slot: which, where the learner has several (``query_embedding`` of Matching Networks).
+
+        Returns:
+            A module from examples ``[n, *input_shape]`` to vectors ``[n, features]``, with the learned values;
+            running statistics are buffers. A network that has none normalizes by the batch it is given.
+
+        Raises:
+            ArtifactError: if this phi holds no such embedding.
+        """
+        embedding: Any = getattr(self.learner(), slot, None)
+        if not self.phi.part(slot) or embedding is None:
+            raise ArtifactError(f"this phi has no {slot!r} (it holds: {self._held()}); metric learners have one")
+        module: nn.Module = embedding.module(self.phi).to(self.dtype)
+        return module
+
+    def similarity(self, first: Any, second: Any, device: str | torch.device = "cpu") -> Tensor:
+        """How alike the two examples of each pair are, by what a Siamese network has learned.
+
+        Args:
+            first: examples ``[n, *input_shape]`` (see :func:`~metasearch.takeaway.inputs.as_examples`).
+            second: as many.
+            device: where to compute.
+
+        Returns:
+            ``[n]``, larger for what is more alike: the probability that two are the same, or minus their distance.
+
+        Raises:
+            ArtifactError: if this phi is no Siamese network's.
+            ValueError: if the examples have the wrong shape or values, or not the same number.
+        """
+        learner: Any = self.learner()
+        if not hasattr(learner, "similarity"):
+            raise ArtifactError(
+                f"only Siamese networks judge single pairs, this phi is of {type(learner).__name__}; use .classifier()"
+            )
+        shape = self.spec.input_shape
+        x = as_examples(first, shape, dtype=self.dtype, device=device, name="first")
+        y = as_examples(second, shape, dtype=self.dtype, device=device, name="second")
+        if len(x) != len(y):
+            raise ValueError(f"expected pairs, got {len(x)} first and {len(y)} second examples")
+        found: Tensor = learner.similarity(self.phi.to(device, self.dtype), x.unsqueeze(0), y.unsqueeze(0))
+        return found.squeeze(0)
 
     def adapt(
         self,
@@ -339,6 +387,16 @@ class LoadedPhi:
 
     def __str__(self) -> str:
         return lines(self.phi, self.manifest, self.source)
+
+    def _held(self) -> str:
+        """The slots that hold something, for messages."""
+        return ", ".join(sorted({name.partition(".")[0] for name in self.phi.tensors})) or "choices only"
+
+    def _no_initialization(self) -> ArtifactError:
+        use = ".learner() or .adapt"
+        if self.phi.part("embedding"):
+            use = ".embedding() for the network as an ordinary module, .classifier() or .adapt to learn new classes"
+        return ArtifactError(f"this phi has no learned initialization (it holds: {self._held()}); use {use}")
 
     def _expect(self, kind: str, instead: str) -> None:
         if self.spec.kind != kind:

@@ -91,6 +91,8 @@ def reuse_lines(results: Mapping[str, Any], phi: Path) -> list[str]:
         lines.append("y_new = phi.regressor().fit(X, y).predict(X_new)  # a few examples of a new function")
     if "initialization" in held:
         lines.append("phi.initialize(model)  # the learned weights, in a network of your own")
+    if "embedding" in held:
+        lines.append("phi.embedding()  # the learned network, an ordinary module")
     if (results.get("selected") or {}).get("choices"):
         lines.append("phi.phi.choices  # what was found")
     return lines

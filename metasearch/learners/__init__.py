@@ -16,3 +16,5 @@ for _name, _path in {
     "meta_networks": "metasearch.learners.reader.meta_networks:MetaNetworks",
 }.items():
     registry("learner").add(_name, _path)
+for _name in ("prototypical", "matching", "relation", "siamese"):
+    registry("learner").add(_name, f"metasearch.learners.metric.{_name}:{_name.title()}")

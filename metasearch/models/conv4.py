@@ -36,7 +36,9 @@ class Conv4:
     Raises:
         ConfigError: if the input is not an image, or vanishes before the last block.
 
-    Parameters are named ``blocks.0.conv.weight``, ``blocks.0.norm.bias`` ... ``head.weight``, ``head.bias``.
+    Parameters are named ``blocks.0.conv.weight``, ``blocks.0.norm.bias`` ... ``head.weight``, ``head.bias``. ``maps``
+    is the shape ``(channels, height, width)`` of outputs that are flattened maps (``head: none``), else None;
+    ``transductive`` says whether, in evaluation, the output of an example depends on the others in its batch.
     """
 
     traceable = True
@@ -48,6 +50,9 @@ class Conv4:
         blocks: how many blocks.
         pool: ``none`` halves by strided convolution, ``max`` by 2x2 max-pooling after the ReLU (drops an odd last row).
         stride: of the convolutions; 2 without pooling and 1 with it where not given.
+        pooled: how many blocks, from the first, halve the image, by stride or pooling; all where not given. Those after
+            them have neither.
+        padding: zeros around the image before a convolution, in pixels: one number, or one for each block.
         norm: ``batch`` (statistics of the batch at hand, always), ``running`` (those in training, moving averages in
             evaluation) or ``none``.
         momentum: weight of a batch in the moving averages.
@@ -62,6 +67,8 @@ class Conv4:
         blocks: int = Field(4, ge=1)
         pool: Literal["none", "max"] = "none"
         stride: Literal[1, 2] | None = None
+        pooled: int | None = Field(None, ge=0)
+        padding: Literal[0, 1] | tuple[Literal[0, 1], ...] = 1
         norm: Literal["batch", "running", "none"] = "batch"
         momentum: float = Field(0.1, gt=0, le=1)
         affine: Affine = "both"
@@ -76,23 +83,32 @@ class Conv4:
                 f"conv4 needs images (channels, height, width), these tasks have inputs {spec.input_shape}; use mlp",
             )
         self.config = config
-        self.stride = config.stride or (1 if config.pool == "max" else 2)
+        pooled = config.blocks if config.pooled is None else config.pooled
+        stride = config.stride or (1 if config.pool == "max" else 2)
+        self.strides = [stride if block < pooled else 1 for block in range(config.blocks)]
+        self.pools = [config.pool == "max" and block < pooled for block in range(config.blocks)]
+        self.paddings = (config.padding,) * config.blocks if isinstance(config.padding, int) else config.padding
+        if len(self.paddings) != config.blocks:
+            raise ConfigError("model.padding", f"needs one number, or {config.blocks} of them, got {config.padding}")
         self.conv_bias = config.norm == "none" if config.conv_bias is None else config.conv_bias
         self.channels = [spec.input_shape[0]] + [config.filters] * config.blocks
         height, width = spec.input_shape[1:]
-        for _ in range(config.blocks):
-            height, width = (self._halve(pixels) for pixels in (height, width))
-        if min(height, width) < 1:
-            raise ConfigError(
-                "model.blocks",
-                f"an image of {spec.input_shape[1:]} pixels vanishes in {config.blocks} blocks; use fewer",
-            )
+        for block in range(config.blocks):
+            height, width = (self._side(pixels, block) for pixels in (height, width))
+            if min(height, width) < 1:
+                raise ConfigError(
+                    "model.blocks",
+                    f"an image of {spec.input_shape[1:]} pixels vanishes in {config.blocks} blocks; use fewer",
+                )
         self.features = config.filters * (1 if config.head == "mean" else height * width)
         self.outputs = self.features if config.head == "none" else spec.outputs
+        self.maps = (config.filters, height, width) if config.head == "none" else None
+        self.transductive = config.norm == "batch"
 
-    def _halve(self, pixels: int) -> int:
-        pixels = (pixels - 1) // self.stride + 1
-        return pixels // 2 if self.config.pool == "max" else pixels
+    def _side(self, pixels: int, block: int) -> int:
+        """Pixels that a block leaves of a side."""
+        pixels = (pixels + 2 * self.paddings[block] - 3) // self.strides[block] + 1
+        return pixels // 2 if self.pools[block] else pixels
 
     def init(self, seed: int) -> tuple[Tensors, Tensors]:
         """Xavier-uniform kernels and head (or a normal head), norms at the identity, biases 0.
@@ -127,9 +143,8 @@ class Conv4:
         x = x.permute(0, 1, 3, 4, 2)  # channels last, as the layers want them
         for block in range(self.config.blocks):
             name = f"blocks.{block}"
-            x = functional.conv2d(
-                x, parameters[f"{name}.conv.weight"], parameters.get(f"{name}.conv.bias"), stride=self.stride, padding=1
-            )
+            kernel, bias = parameters[f"{name}.conv.weight"], parameters.get(f"{name}.conv.bias")
+            x = functional.conv2d(x, kernel, bias, stride=self.strides[block], padding=self.paddings[block])
             if self.config.norm != "none":
                 statistics = None
                 if self.config.norm == "running":
@@ -143,7 +158,7 @@ class Conv4:
                 affine = parameters.get(f"{name}.norm.weight"), parameters.get(f"{name}.norm.bias")
                 x = functional.batch_norm(x, *affine, statistics=statistics)
             x = torch.where(x <= 0, 0.0, x)  # relu (nan stays); the mask is recomputed where needed, not stored
-            if self.config.pool == "max":
+            if self.pools[block]:
                 x = functional.max_pool2d(x)
         x = x.mean((2, 3)) if self.config.head == "mean" else x.permute(0, 1, 4, 2, 3).flatten(2)
         if self.config.head != "none":
@@ -156,14 +171,15 @@ class Conv4:
 
 
 class _Block(nn.Module):
-    def __init__(self, model: Conv4, inputs: int) -> None:
+    def __init__(self, model: Conv4, block: int) -> None:
         super().__init__()
-        filters = model.config.filters
-        self.conv = nn.Conv2d(inputs, filters, 3, stride=model.stride, padding=1, bias=model.conv_bias)
+        inputs, filters = model.channels[block : block + 2]
+        stride, padding = model.strides[block], model.paddings[block]
+        self.conv = nn.Conv2d(inputs, filters, 3, stride=stride, padding=padding, bias=model.conv_bias)
         momentum = model.config.momentum if model.config.norm == "running" else None
         norm = BatchNorm(filters, model.config.affine, momentum=momentum)
         self.norm = nn.Identity() if model.config.norm == "none" else norm
-        self.pool = nn.MaxPool2d(2) if model.config.pool == "max" else nn.Identity()
+        self.pool = nn.MaxPool2d(2) if model.pools[block] else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         pooled: Tensor = self.pool(torch.relu(self.norm(self.conv(x))))
@@ -174,7 +190,7 @@ class _Conv4Module(nn.Module):
     def __init__(self, model: Conv4) -> None:
         super().__init__()
         self.mean = model.config.head == "mean"
-        self.blocks = nn.ModuleList(_Block(model, inputs) for inputs in model.channels[:-1])
+        self.blocks = nn.ModuleList(_Block(model, block) for block in range(model.config.blocks))
         self.head = nn.Identity() if model.config.head == "none" else nn.Linear(model.features, model.outputs)
 
     def forward(self, x: Tensor) -> Tensor:

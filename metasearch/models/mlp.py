@@ -62,6 +62,7 @@ class MLP:
     def __init__(self, config: Config, spec: TaskSpec) -> None:
         self.config = config
         self.sizes = (math.prod(spec.input_shape), *config.hidden, spec.outputs)
+        self.transductive = config.batch_norm
 
     def init(self, seed: int) -> tuple[Tensors, Tensors]:
         """Weights by ``init``, biases 0, norms at the identity; there are no buffers."""

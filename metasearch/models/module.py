@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 class ModuleModel:
     """A module as a pure function of its parameters and buffers, task by task.
 
-    Batch norm layers are exchanged for ones on batch statistics (a line in the log says so): running statistics of one
-    task mean nothing to the next, and the built-in layer has wrong second-order gradients under ``vmap``. A parameter
+    Batch norm layers are exchanged for ones of ours (a line in the log says so), since the built-in layer has wrong
+    second-order gradients under ``vmap``; they use batch statistics, or keep running statistics as buffers. A parameter
     that several layers share is one entry. Layers that draw (dropout) are on where seeds are given and draw from them.
 
     Args:
@@ -48,11 +48,14 @@ class ModuleModel:
         arguments: keyword arguments of the factory.
         batching: ``loop`` runs task after task; ``vmap`` all at once (faster for small modules, needs every operation
             of the module to support it, and no draws).
+        norm: what batch norm layers use in evaluation: the statistics of the ``batch`` at hand, or ``running`` ones of
+            training (for layers that track them; of no use in an inner loop, where each task is another).
         """
 
         factory: Any
         arguments: dict[str, Any] = Field(default_factory=dict)
         batching: Literal["loop", "vmap"] = "loop"
+        norm: Literal["batch", "running"] = "batch"
 
     traceable = False
     """A foreign forward may branch on values, so it is not recorded and compiled."""
@@ -60,11 +63,11 @@ class ModuleModel:
     def __init__(self, config: Config, spec: TaskSpec) -> None:
         self.config, self.outputs = config, spec.outputs
         self._make = self._factory()
-        made, exchanged = on_batch_statistics(self._fresh(0))
+        made, exchanged = on_batch_statistics(self._fresh(0), running=config.norm == "running")
         if exchanged:
-            logger.warning(
-                "exchanged %d batch norm layers of %s for ones on batch statistics", exchanged, type(made).__name__
-            )
+            kind = f"{config.norm} statistics"
+            logger.warning("exchanged %d batch norm layers of %s for ones on %s", exchanged, type(made).__name__, kind)
+        self.transductive = any(isinstance(one, BatchNorm) and one.momentum is None for one in made.modules())
         self._caller = _Caller(made)
         if config.batching == "vmap" and (drawing := _first_drawing(made)):
             raise UnsupportedError(
@@ -99,7 +102,7 @@ class ModuleModel:
 
     def init(self, seed: int) -> tuple[Tensors, Tensors]:
         """What the module initializes itself to under this seed; a module given as such keeps its own values."""
-        module, _ = on_batch_statistics(self._fresh(seed))
+        module = self._exchanged(seed)
         return (
             {name: value.detach().clone() for name, value in module.named_parameters()},
             {name: value.detach().clone() for name, value in module.named_buffers()},
@@ -116,7 +119,9 @@ class ModuleModel:
         """
         self._caller.train(seeds is not None)
         run = self._vmapped if self.config.batching == "vmap" else self._looped
-        y, after = run(parameters, {name: value.clone() for name, value in buffers.items()}, x, seeds)
+        # A forward may change its buffers in place: each task has its own copy, also of those that all tasks share.
+        own = {name: value.expand(len(x), *value.shape[1:]).clone() for name, value in buffers.items()}
+        y, after = run(parameters, own, x, seeds)
         if y.shape[2:] != (self.outputs,):
             raise ConfigError(
                 "model",
@@ -127,7 +132,10 @@ class ModuleModel:
 
     def module(self) -> nn.Module:
         """The module, batch norm exchanged; ``load_state_dict(parameters, strict=False)`` fills it."""
-        return on_batch_statistics(self._fresh(0))[0]
+        return self._exchanged(0)
+
+    def _exchanged(self, seed: int) -> nn.Module:
+        return on_batch_statistics(self._fresh(seed), running=self.config.norm == "running")[0]
 
     def _looped(
         self, parameters: Tensors, buffers: Tensors, x: Tensor, seeds: NDArray[np.int64] | None
@@ -181,18 +189,24 @@ class _Caller(nn.Module):
         return found
 
 
-def on_batch_statistics(module: nn.Module) -> tuple[nn.Module, int]:
+def on_batch_statistics(module: nn.Module, *, running: bool = False) -> tuple[nn.Module, int]:
     """The module with every batch norm layer exchanged for one on batch statistics, and how many there were.
 
-    Parameters keep their identity, hence their names, values and sharing.
+    Parameters keep their identity, hence their names, values and sharing. With ``running``, layers that track running
+    statistics go on doing so, from the values they have, and use them in evaluation.
     """
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        norm = BatchNorm(module.num_features, eps=module.eps)
+        mean, variance = module.running_mean, module.running_var
+        tracks = running and mean is not None and variance is not None
+        momentum = (0.1 if module.momentum is None else module.momentum) if tracks else None
+        norm = BatchNorm(module.num_features, eps=module.eps, momentum=momentum)
         norm.weight, norm.bias = module.weight, module.bias
+        if tracks and mean is not None and variance is not None:
+            norm.running_mean, norm.running_var = mean, variance
         return norm, 1
     exchanged = 0
     for name, child in list(module.named_children()):
-        new, count = on_batch_statistics(child)
+        new, count = on_batch_statistics(child, running=running)
         if new is not child:
             setattr(module, name, new)
         exchanged += count

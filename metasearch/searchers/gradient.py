@@ -46,9 +46,12 @@ class Gradient:
             weight_decay: a step, as the optimizer defines it.
             clip: largest absolute value of a gradient's element.
             clip_norm: largest Euclidean norm of the whole gradient (after ``clip``).
-            schedule: ``cosine`` and ``linear`` go from ``lr`` to ``min_lr`` in ``total_steps``, then stay there.
+            schedule: ``cosine`` and ``linear`` go from ``lr`` to ``min_lr`` in ``total_steps``, then stay there;
+                ``step`` takes ``decay`` times ``lr`` after each ``decay_every`` steps, down to ``min_lr``.
             min_lr: where the schedule ends.
-            total_steps: length of the schedule in steps; required by both.
+            decay: factor of ``step``.
+            decay_every: steps between two of its cuts; required by ``step``.
+            total_steps: length of the schedule in steps; required by ``cosine`` and ``linear``.
             parts: slots whose tensors it moves; None for all that it is given.
             patience: skipped steps in a row after which the search is stopped.
         """
@@ -61,8 +64,10 @@ class Gradient:
         weight_decay: float = Field(default=0.0, ge=0)
         clip: float | None = Field(default=None, gt=0)
         clip_norm: float | None = Field(default=None, gt=0)
-        schedule: Literal["constant", "cosine", "linear"] = "constant"
+        schedule: Literal["constant", "cosine", "linear", "step"] = "constant"
         min_lr: float = Field(default=0.0, ge=0)
+        decay: float = Field(default=0.5, gt=0, lt=1)
+        decay_every: int | None = Field(default=None, ge=1)
         total_steps: int | None = Field(default=None, ge=1)
         parts: tuple[str, ...] | None = None
         patience: int = Field(default=10, ge=1)
@@ -81,8 +86,10 @@ class Gradient:
         """
         if space:
             raise UnsupportedError("searcher", f"a gradient searcher makes no choices, but was given {list(space)}")
-        if self.config.schedule != "constant" and self.config.total_steps is None:
+        if self.config.schedule in ("cosine", "linear") and self.config.total_steps is None:
             raise ConfigError("searcher.total_steps", f"is required by schedule: {self.config.schedule}")
+        if self.config.schedule == "step" and self.config.decay_every is None:
+            raise ConfigError("searcher.decay_every", "is required by schedule: step")
         owned = _owned(phi, self.config.parts)
         for name, tensor in owned.tensors.items():
             if not tensor.is_floating_point():
@@ -118,6 +125,8 @@ class Gradient:
     def lr(self) -> float:
         """The step size of the next step."""
         config = self.config
+        if config.schedule == "step" and config.decay_every is not None:
+            return max(config.lr * config.decay ** (self._steps // config.decay_every), config.min_lr)
         if config.schedule == "constant" or config.total_steps is None:
             return config.lr
         progress = min(self._steps / config.total_steps, 1.0)

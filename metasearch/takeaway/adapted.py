@@ -57,6 +57,10 @@ class AdaptedNetwork:
         Raises:
             ArtifactError: if the learner has no network that it can hand out.
         """
+        make = getattr(self._predictor, "module", None)
+        if make is not None:
+            made: nn.Module = make()
+            return made
         module = module_of(self._learner).to(self.device, self.dtype)
         buffers: Tensors = getattr(self._predictor, "buffers", {})
         fill(module, self.parameters, {name: value[0].detach() for name, value in buffers.items()})

@@ -1,4 +1,4 @@
-"""Writes a phi somewhere else: as a folder, or its initialization as a state dict."""
+"""Writes a phi somewhere else: as a folder, or its initialization (or embedding) as a state dict."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def export(stored: StoredPhi, path: str | Path) -> Path:
     Args:
         stored: phi and its manifest.
         path: ``*.pt`` and ``*.safetensors`` get the learned initialization as a state dict (without what every task
-            starts at zero, which was not learned); any other name becomes a folder with all of phi, as a search leaves
-            it.
+            starts at zero, which was not learned), or a metric learner's embedding; any other name becomes a folder
+            with all of phi, as a search leaves it.
 
     Returns:
         The path.
@@ -37,7 +37,8 @@ def export(stored: StoredPhi, path: str | Path) -> Path:
     if path.suffix not in (".pt", ".safetensors"):
         save(path, stored.phi, stored.manifest)
         return path
-    values = stored.phi.part("initialization") | stored.phi.buffers_of("initialization")
+    slot = "initialization" if stored.phi.part("initialization") else "embedding"
+    values = stored.phi.part(slot) | stored.phi.buffers_of(slot)
     if not values:
         raise ArtifactError(
             f"this phi has no learned initialization to write to {path.name}; a folder (a name without ending) keeps "

@@ -29,6 +29,15 @@ class Dropping(nn.Module):
         return self.head(self.second(self.drop(torch.relu(self.norm(self.first(x) * self.scale)))))
 
 
+class Embedding(nn.Sequential):
+    """Batch norm and dropout, five outputs."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(64, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 5))
+
+
+POOLED = {"type": "conv4", "filters": 4, "pool": "max", "head": "none"}
+RELATION = {"type": "conv4", "filters": 4, "blocks": 2, "pool": "max", "head": "flatten"}
 OMNIGLOT = {"type": "omniglot", "ways": 3, "shots": 1, "queries": 2}
 FEATURES = {"type": "conv4", "filters": 4, "blocks": 2, "head": "none"}
 RUNNING = {"type": "conv4", "filters": 4, "norm": "running", "head": "flatten"}
@@ -52,6 +61,16 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "policy": (
         {"type": "navigation", "horizon": 5, "trajectories": 4, "queries": 3},
         {"type": "policy", "model": {"type": "mlp", "hidden": [4]}, "steps": {"train": 1, "test": 2}},
+    ),
+    "prototypical": (OMNIGLOT, {"type": "prototypical", "model": {**POOLED, "norm": "running"}}),
+    "prototypical, batch statistics": (OMNIGLOT, {"type": "prototypical", "model": POOLED, "distance": "cosine"}),
+    "matching": (OMNIGLOT, {"type": "matching", "model": {**POOLED, "norm": "running"}, "shared": False}),
+    "matching in context": (OMNIGLOT, {"type": "matching", "model": POOLED, "context": {"steps": 2}}),
+    "relation": (OMNIGLOT, {"type": "relation", "model": {**POOLED, "blocks": 2}, "relation": RELATION}),
+    "siamese": (OMNIGLOT, {"type": "siamese", "model": {**POOLED, "norm": "running"}, "batch": "set"}),
+    "siamese, own module": (
+        {**OMNIGLOT, "image_size": 8},
+        {"type": "siamese", "model": Embedding, "features": 5, "energy": "euclidean"},
     ),
     "nearest neighbour": (OMNIGLOT, {"type": "nearest_neighbour"}),
     "snail": (OMNIGLOT, {"type": "snail", "embedding": FEATURES, **SNAIL}),

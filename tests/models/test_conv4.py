@@ -20,6 +20,8 @@ VARIANTS = {
     "pooled": {"pool": "max"},
     "flat": {"head": "flatten", "affine": "bias"},
     "plain": {"norm": "none"},
+    "maps kept": {"pool": "max", "pooled": 2, "padding": [0, 0, 1, 1]},
+    "strides kept": {"pooled": 1, "blocks": 2, "padding": 0},
     "strided and pooled": {"pool": "max", "stride": 2, "blocks": 2, "affine": "none"},
 }
 
@@ -64,8 +66,8 @@ def reference_forward(model: Conv4, theta: Tensors, x: Tensor) -> Tensor:
             x,
             theta[f"blocks.{block}.conv.weight"],
             theta.get(f"blocks.{block}.conv.bias"),
-            stride=model.stride,
-            padding=1,
+            stride=model.strides[block],
+            padding=model.paddings[block],
         )
         if model.config.norm == "batch":
             weight, bias = (theta.get(f"blocks.{block}.norm.{name}") for name in ("weight", "bias"))
@@ -74,7 +76,7 @@ def reference_forward(model: Conv4, theta: Tensors, x: Tensor) -> Tensor:
             )  # torch's double backward fails on a bias without a weight
             x = F.batch_norm(x, None, None, ones if weight is None else weight, bias, training=True)
         x = F.relu(x)
-        x = F.max_pool2d(x, 2) if model.config.pool == "max" else x
+        x = F.max_pool2d(x, 2) if model.pools[block] else x
     return F.linear(
         x.mean((2, 3)) if model.config.head == "mean" else x.flatten(1), theta["head.weight"], theta["head.bias"]
     )

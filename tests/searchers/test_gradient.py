@@ -130,6 +130,20 @@ def test_the_cosine_schedule_ends_at_min_lr_and_stays():
     assert rates == pytest.approx(expected)
 
 
+def test_the_step_schedule_cuts_the_rate_after_every_so_many_steps():
+    settings = {"optimizer": "sgd", "lr": 1.0, "schedule": "step", "decay": 0.5, "decay_every": 2, "min_lr": 0.2}
+    mine = searcher(Phi(start()), **settings)
+    rates = []
+    for gradient in gradients(8):
+        rates.append(mine.lr())
+        before = mine.phi().tensors["b.v"]
+        mine.tell([told(gradient)])
+        torch.testing.assert_close(before - mine.phi().tensors["b.v"], rates[-1] * gradient["b.v"])
+    assert rates == [1.0, 1.0, 0.5, 0.5, 0.25, 0.25, 0.2, 0.2]
+    with pytest.raises(ConfigError, match=r"searcher\.decay_every: is required by schedule: step"):
+        searcher(Phi(start()), schedule="step")
+
+
 def test_it_owns_only_its_parts():
     phi = Phi(start(), {"a.mean": torch.zeros(2), "b.mean": torch.zeros(2)})
     mine = searcher(phi, parts=["b"])
