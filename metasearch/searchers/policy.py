@@ -14,15 +14,14 @@ from torch import Tensor
 from metasearch.core.config import Config as BaseConfig
 from metasearch.core.dimensions import Scalar
 from metasearch.core.seeds import Draws, derive
-from metasearch.core.space import Space
-from metasearch.core.values import Evaluation, Phi
-from metasearch.searchers.pending import Pending, require_choices
+from metasearch.core.values import Evaluation
+from metasearch.searchers.choices import Choices, ChoiceSearcher
 from metasearch.searchers.policies import Independent, Pick, PolicyNetwork, recorded
 
 __all__ = ["Policy", "reinforce"]
 
 
-class Policy:
+class Policy(ChoiceSearcher[None]):
     """A policy over a finite space, improved by policy gradient; each told batch is one step.
 
     REINFORCE ascends the mean over a batch of ``(R - b) log p(choices) + entropy * H``, with the reward R = -L and b
@@ -37,7 +36,6 @@ class Policy:
     fade out of the baseline.
     """
 
-    needs_gradient = False
     stationary = False
 
     class Config(BaseConfig):
@@ -65,37 +63,24 @@ class Policy:
         self.config = config
         self.in_flight = config.in_flight
 
-    def setup(self, phi: Phi, space: Space, seed: int) -> None:
-        """As the contract says.
+    def begin(self) -> None:
+        """Makes the policy.
 
         Raises:
-            ConfigError: if the space is empty.
             UnsupportedError: if a dimension has no short list of values.
         """
-        require_choices("policy", space)
-        self._space = space
-        self._policy: PolicyNetwork = _POLICIES[self.config.policy](space)
+        self._policy: PolicyNetwork = _POLICIES[self.config.policy](self._space)
         self._optimizer = torch.optim.Adam(self._policy.parameters(), lr=self.config.lr, foreach=False)
-        self._seed = seed
-        self._asked = 0
         self._baseline: float | None = None
         self._worst: float | None = None
-        self._pending: Pending[None] = Pending()
 
-    def ask(self, n: int) -> list[Mapping[str, Any]]:
-        proposals: list[Mapping[str, Any]] = []
-        for _ in range(n):
-            with torch.no_grad():
-                choices, _, _ = self._policy.run(_drawn(derive(self._seed, "policy", self._asked)))
-            self._asked += 1
-            self._pending.add(choices, None)
-            proposals.append(choices)
-        return proposals
+    def propose(self, n: int, first: int) -> list[tuple[Choices, None]]:
+        with torch.no_grad():
+            return [(self._policy.run(_drawn(derive(self._seed, "policy", first + i)))[0], None) for i in range(n)]
 
-    def tell(self, evaluations: Sequence[Evaluation]) -> None:
+    def learn(self, told: Sequence[tuple[Evaluation, None]]) -> None:
         samples: list[tuple[Mapping[str, Any], float]] = []
-        for evaluation in evaluations:
-            self._pending.take(evaluation)
+        for evaluation, _ in told:
             reward = self._reward(evaluation)
             if reward is not None:
                 samples.append((evaluation.proposal.choices, reward))
@@ -132,19 +117,6 @@ class Policy:
         with torch.no_grad():
             self._policy.run(look)
         return seen
-
-    def replay(self, evaluations: Sequence[Evaluation]) -> None:
-        self.tell(evaluations)
-
-    def phi(self) -> Phi:
-        return Phi()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Empty: it is rebuilt by asking and telling again."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Nothing to load; see :meth:`state_dict`."""
 
 
 def reinforce(policy: PolicyNetwork, samples: Sequence[tuple[Mapping[str, Any], float]], entropy: float) -> Tensor:
