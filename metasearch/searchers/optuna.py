@@ -117,7 +117,7 @@ class Optuna(ChoiceSearcher[optuna.Trial]):
             self._study.enqueue_trial(dict(point))
 
     def propose(self, n: int, first: int) -> list[tuple[Choices, optuna.Trial]]:
-        trials = []
+        trials: list[tuple[Choices, optuna.Trial]] = []
         for _ in range(n):
             trial = self._study.ask()
             trials.append((self._space.walk(partial(_suggest, trial)), trial))
