@@ -167,6 +167,8 @@ def _sampler(config: Optuna.Config, space: Space, seed: int) -> BaseSampler:
         return optuna.samplers.QMCSampler(
             seed=seed, warn_asynchronous_seeding=False, warn_independent_sampling=False, **settings
         )
+    if config.sampler == "cmaes":
+        settings["consider_pruned_trials"] = False  # which never come: what a scheduler stops is told as it ended
     kind = optuna.samplers.CmaEsSampler if config.sampler == "cmaes" else optuna.samplers.GPSampler
     return kind(seed=seed, warn_independent_sampling=False, independent_sampler=_independent(seed), **settings)
 
