@@ -55,9 +55,15 @@ class Experiment:
         return ExperimentProgram(self.blueprint)
 
     @property
+    def episodes(self) -> bool:
+        """Whether an evaluation is over tasks, by a learner."""
+        return bool(self.file.evaluation.get("type", "episodes") == "episodes")
+
+    @property
     def trials(self) -> bool:
-        """Whether an evaluation is a training run."""
-        return self.file.evaluation.get("type", "episodes") != "episodes"
+        """Whether an evaluation is a training run; else function calls answer it."""
+        kind = self.file.evaluation.get("type", "episodes")
+        return not self.episodes and not hasattr(registry("evaluation").get(kind, "evaluation.type"), "measure")
 
     def searcher(self, phi: Phi, seed: int) -> Searcher:
         """The searcher of this experiment, set up; several are joined.
@@ -207,7 +213,7 @@ def _check(experiment: Experiment, program: ExperimentProgram) -> None:
     """That the parts fit: built once here, on the driver, before anything starts."""
     file = experiment.file
     evaluation = program.function("train")
-    if not experiment.trials and file.learner is not None:
+    if experiment.episodes and file.learner is not None:
         learner = program.learner({})
         seed = file.seed
         phi = learner.init(seed)
@@ -227,18 +233,20 @@ def _check(experiment: Experiment, program: ExperimentProgram) -> None:
             )
         if file.validation is not None:
             _check_split(program, file.validation.split, "validation")
-    if not experiment.trials and file.learner is None:
+    if experiment.episodes and file.learner is None:
         raise ConfigError("learner", "is required and was not given")
     if experiment.trials and not isinstance(evaluation, TrialEvaluation):
-        raise ConfigError("evaluation.type", "must name a training run: a class with run(call, trial)")
-    if experiment.trials:
+        raise ConfigError("evaluation.type", "must name a class with run(call, trial) or measure(call)")
+    if not experiment.episodes:
         experiment.searcher(Phi(), file.seed)
     _check_used(experiment, program, evaluation)
     if file.scheduler is not None and not experiment.trials:
         raise UnsupportedError(
-            "scheduler", "stops training runs early; evaluations of type 'episodes' are function calls"
+            "scheduler",
+            f"stops training runs early; evaluations of type {file.evaluation.get('type', 'episodes')!r} are function "
+            "calls",
         )
-    if file.test is not None and not experiment.trials:
+    if file.test is not None and experiment.episodes:
         _check_split(program, file.test.split, "test")
         for entry in file.test.baselines:
             program.function(f"baseline:{entry if isinstance(entry, str) else next(iter(entry))}")
@@ -280,12 +288,16 @@ def _check_used(experiment: Experiment, program: ExperimentProgram, evaluation: 
     file = experiment.file
     if file.objectives is not None:
         raise UnsupportedError("objectives", "several objectives are not searched yet; lower one L")
+    kind = file.evaluation.get("type", "episodes")
+    if file.validation is not None and not experiment.episodes and not experiment.trials:
+        raise UnsupportedError("validation", f"an evaluation of type {kind!r} has none on the way; leave the block out")
     if file.test is None:
         return
-    kind = file.evaluation.get("type", "episodes")
-    if experiment.trials and not getattr(evaluation, "takes_test", False):
+    if not experiment.episodes and not getattr(evaluation, "takes_test", False):
         raise UnsupportedError("test", f"an evaluation of type {kind!r} has no test of its own; leave the block out")
-    model = None if experiment.trials else getattr(program.learner({}), "model", None)
+    if not experiment.episodes and file.test.baselines:
+        raise UnsupportedError("test.baselines", f"there are none for an evaluation of type {kind!r}; leave them out")
+    model = getattr(program.learner({}), "model", None) if experiment.episodes else None
     if file.test.derive is not None and not getattr(model, "derives", False):
         raise UnsupportedError("test.derive", "draws a network from a supernet, which this model is not; leave it out")
     if file.test.retrain is not None and not experiment.trials:

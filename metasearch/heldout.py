@@ -48,6 +48,14 @@ class HeldOut:
         assert settings is not None
         return self._timed("test", phi, settings.episodes, settings.shard, settings.split)
 
+    def single(self, phi: Phi) -> dict[str, Any]:
+        """The fields of a ``test`` record where the evaluation itself has a test (``takes_test``), in one call."""
+        settings = self._file.test
+        assert settings is not None
+        seed = seeding.derive(self._seed, "test", settings.split)
+        calls = self._program.function("train").calls(0, self._executor.put(phi), None, seed)
+        return self._summed([dataclasses.replace(call, split=settings.split) for call in calls], phi)
+
     def prepare(self, name: str) -> Phi:
         """The phi of a baseline, made on a worker."""
         call = Call(0, 0, f"prepare:{name}", None, (), seeding.derive(self._seed, "baseline", name))
@@ -103,8 +111,11 @@ class HeldOut:
         return value.calls(0, self._executor.put(phi), None, seed, split)
 
     def _timed(self, function: str, phi: Phi, episodes: int, shard: int, split: str) -> dict[str, Any]:
+        return self._summed(self.calls(function, phi, episodes, shard, split), phi)
+
+    def _summed(self, calls: Sequence[Call], phi: Phi) -> dict[str, Any]:
         start = time.monotonic()
-        measurements = gather(self._executor, self.calls(function, phi, episodes, shard, split))
+        measurements = gather(self._executor, calls)
         parameters = sum(value.numel() for value in phi.tensors.values())
         return {
             **_fields(summarize(measurements)),

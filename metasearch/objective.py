@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from pydantic import Field
@@ -13,29 +13,16 @@ from metasearch.core.config import Config as BaseConfig
 from metasearch.core.contracts import Trial
 from metasearch.core.errors import ConfigError
 from metasearch.core.registry import resolve
-from metasearch.core.values import Call, Estimate, Measurement
+from metasearch.core.values import Call, Measurement
+from metasearch.evaluation.single import SingleCall
 
 __all__ = ["Objective", "TrialCalls", "measurement"]
 
 
-class TrialCalls:
-    """The driver's half of an evaluation that is one training run: one call, whose measurement is the estimate."""
+class TrialCalls(SingleCall):
+    """The driver's half of an evaluation that is one training run."""
 
-    gives_gradient: ClassVar[bool] = False
-    carries: ClassVar[bool] = False
-    shard: int = 1
-
-    def calls(self, proposal: int, phi: Any, carried: Sequence[Any] | None, seed: int) -> list[Call]:
-        """The single call of a proposal."""
-        return [Call(proposal, 0, "train", phi, (seed,), seed, extra={"trial": True})]
-
-    def combine(self, measurements: Sequence[Measurement]) -> tuple[Estimate, list[Any] | None]:
-        """What the run returned."""
-        (one,) = measurements
-        finite = bool(np.isfinite(one.query).all())
-        metrics = {name: float(values[0]) for name, values in one.metrics.items()}
-        value = float(one.query[0])
-        return Estimate(value, value, metrics, one.query, diverged=() if finite else (0,)), None
+    extra = {"trial": True}  # noqa: RUF012 - a constant
 
 
 def measurement(result: float | Mapping[str, float], seconds: float) -> Measurement:

@@ -22,7 +22,7 @@ import metasearch.tasks  # noqa: F401  (these list the built-in parts)
 from metasearch.core.contracts import Learner, TaskDistribution, Trial
 from metasearch.core.errors import ConfigError, UnsupportedError
 from metasearch.core.registry import build, registry, resolve
-from metasearch.core.space import Space, extract, substitute
+from metasearch.core.space import Dimension, Space, extract, substitute
 from metasearch.core.values import Call, Measurement
 from metasearch.estimators.episodes import Problem
 from metasearch.estimators.value import Value
@@ -33,6 +33,7 @@ __all__ = ["Blueprint", "ExperimentProgram", "TrialEvaluation", "build_program"]
 
 registry("evaluation").add("objective", "metasearch.objective:Objective")
 registry("evaluation").add("search", "metasearch.nested:NestedSearch")
+registry("evaluation").add("table", "metasearch.evaluation.table:Table")
 
 
 @runtime_checkable
@@ -144,11 +145,15 @@ class ExperimentProgram:
         return self._learners[key]
 
     def space(self) -> Space:
-        """The choices that components declare, by full path."""
-        if self.file.learner is None:
-            return Space({})
-        declared = getattr(self.learner({}), "space", None)
-        return Space({}) if declared is None else _prefixed(declared(), "learner.")
+        """The choices that components, or an evaluation that brings its own, declare, by full path."""
+        found: dict[str, Dimension] = {}
+        if self.file.learner is not None and hasattr(learner := self.learner({}), "space"):
+            found |= _prefixed(learner.space(), "learner.").dimensions
+        if self.file.evaluation.get("type", "episodes") != "episodes":
+            evaluation = self.function("train")
+            if hasattr(evaluation, "space"):
+                found |= _prefixed(evaluation.space(), "evaluation.").dimensions
+        return Space(found)
 
     def function(self, name: str) -> Any:
         """The part that answers calls to ``name``.

@@ -82,6 +82,6 @@ def _protocol(experiment: Experiment) -> dict[str, Any]:
         "inner_steps": learner.get("steps"),
         "batch_norm": getattr(experiment.program.learner({}), "batch_norm", None) if file.learner is not None else None,
         "split": file.test.split if file.test else None,
-        "episodes": file.test.episodes if file.test else None,
-        "interval": "95 %, 1.96 standard errors over episodes",
+        "episodes": file.test.episodes if file.test and experiment.episodes else None,
+        "interval": "95 %, 1.96 standard errors over episodes" if experiment.episodes else None,
     }

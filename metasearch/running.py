@@ -255,7 +255,7 @@ class _Drive:
                 base=phi,
                 history=history,
                 checkpoint=checkpoint,
-                validate=held_out.validate if file.validation and not experiment.trials else None,
+                validate=held_out.validate if file.validation and experiment.episodes else None,
                 on_best=self._outputs.phi,
                 on_record=self._on_record,
             )
@@ -283,7 +283,10 @@ class _Drive:
             return
         done = {one["name"] for one in history if one["type"] == "test"}
         phi = artifacts.load(self.directory.phi_path).phi
-        if "metasearch" not in done:
+        if "metasearch" not in done and not self.experiment.episodes:
+            self.listener.on_phase("test of the best proposal")
+            record("test", name="metasearch", **held_out.single(phi))
+        elif "metasearch" not in done:
             self.listener.on_phase(f"test on {settings.episodes} held-out tasks")
             record("test", name="metasearch", **held_out.test(phi))
             self._outputs.pictures(held_out.pictures(phi))

@@ -93,6 +93,14 @@ class Float:
             return min(max(math.exp(math.log(self.low) + u * math.log(self.high / self.low)), self.low), self.high)
         return min(self.low + u * (self.high - self.low), self.high)
 
+    def place(self, value: float) -> float:
+        """Where in [0, 1] of the prior a value lies: the inverse of :meth:`at`, the middle of a grid point's share."""
+        if not math.isinf(self.count):
+            return (round((value - self.low) / (self.step or 1.0)) + 0.5) / self.count
+        if self.log:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
 
 @dataclass(frozen=True)
 class Int:
@@ -133,6 +141,13 @@ class Int:
             low, high = math.log(self.low - 0.5), math.log(self.high + 0.5)
             return min(max(round(math.exp(low + u * (high - low))), self.low), self.high)
         return self.low + int(u * self.count) * (self.step or 1)
+
+    def place(self, value: int) -> float:
+        """Where in (0, 1) of the prior a value lies: the inverse of :meth:`at`, inside of the value's share."""
+        if self.log:
+            low, high = math.log(self.low - 0.5), math.log(self.high + 0.5)
+            return (math.log(value) - low) / (high - low)
+        return ((value - self.low) // (self.step or 1) + 0.5) / self.count
 
 
 @dataclass(frozen=True)

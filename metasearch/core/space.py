@@ -61,9 +61,10 @@ class Space:
 
     def sample(self, seed: int) -> dict[str, Any]:
         """Random choices; each dimension has its own stream, by its name, so a further dimension changes no other."""
-        return self.walk(
-            lambda name, dimension: dimension.at(float(Draws([derive(seed, "space", name)]).uniform(1)[0, 0]))
-        )
+        names = list(self.dimensions)
+        unit = Draws([derive(seed, "space", name) for name in names]).uniform(1)[:, 0]
+        drawn = dict(zip(names, unit.tolist(), strict=True))
+        return self.walk(lambda name, dimension: dimension.at(drawn[name]))
 
     def validate(self, choices: Mapping[str, Any]) -> None:
         """Checks that choices name exactly the active dimensions, each with a value inside.

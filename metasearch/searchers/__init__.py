@@ -9,9 +9,11 @@ from typing import Any
 
 from metasearch.core.registry import registry, resolve
 
-__all__ = ["Gradient", "Joint", "Optuna", "Policy", "Random", "compose"]
+__all__ = ["Evolution", "Genetic", "Gradient", "Joint", "Optuna", "Policy", "Random", "compose"]
 
 _PLACES = {
+    "Evolution": "metasearch.searchers.evolution:Evolution",
+    "Genetic": "metasearch.searchers.evolution:Genetic",
     "Gradient": "metasearch.searchers.gradient:Gradient",
     "Joint": "metasearch.searchers.joint:Joint",
     "Optuna": "metasearch.searchers.optuna:Optuna",
@@ -20,7 +22,7 @@ _PLACES = {
     "compose": "metasearch.searchers.joint:compose",
 }
 
-for _name in ("Gradient", "Optuna", "Policy", "Random"):
+for _name in ("Evolution", "Genetic", "Gradient", "Optuna", "Policy", "Random"):
     registry("searcher").add(_name.lower(), _PLACES[_name])
 
 

@@ -22,8 +22,8 @@ from metasearch.core.errors import ConfigError, UnsupportedError, nearest
 from metasearch.core.registry import resolve
 from metasearch.core.seeds import derive
 from metasearch.core.space import Choice, Dimension, Int, Space
-from metasearch.core.values import Evaluation, Phi
-from metasearch.searchers.pending import Pending, require_choices
+from metasearch.core.values import Evaluation
+from metasearch.searchers.choices import Choices, ChoiceSearcher
 
 __all__ = ["Optuna"]
 
@@ -39,7 +39,7 @@ _SETTINGS: dict[str, tuple[str, ...]] = {
 """Settings of each sampler; they are named as Optuna names them."""
 
 
-class Optuna:
+class Optuna(ChoiceSearcher[optuna.Trial]):
     """A searcher of choices that assumes a fixed L, by one of Optuna's samplers.
 
     A diverged evaluation is told as the worst finite value so far and marked by the trial's user attribute
@@ -47,7 +47,6 @@ class Optuna:
     from which samplers learn nothing.
     """
 
-    needs_gradient = False
     stationary = True
 
     class Config(BaseConfig):
@@ -98,40 +97,34 @@ class Optuna:
         self.config = config
         self.in_flight = config.in_flight
 
-    def setup(self, phi: Phi, space: Space, seed: int) -> None:
-        """As the contract says.
+    def begin(self) -> None:
+        """Makes the study.
 
         Raises:
-            ConfigError: if the space is empty, or one of ``points`` does not fit it.
+            ConfigError: if one of ``points`` does not fit the space.
             UnsupportedError: for a grid over a space with conditions or with infinitely many values.
         """
-        require_choices("optuna", space)
-        _check_points(self.config.points, space)
-        self._space = space
-        self._pending: Pending[optuna.Trial] = Pending()
+        _check_points(self.config.points, self._space)
         self._waiting: list[optuna.Trial] = []
         self._worst: float | None = None
         if optuna.logging.get_verbosity() < optuna.logging.WARNING:
             optuna.logging.set_verbosity(optuna.logging.WARNING)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            sampler = _sampler(self.config, space, derive(seed, "optuna") % 2**32)
+            sampler = _sampler(self.config, self._space, derive(self._seed, "optuna") % 2**32)
             self._study = optuna.create_study(sampler=sampler, direction="minimize")
         for point in self.config.points:
             self._study.enqueue_trial(dict(point))
 
-    def ask(self, n: int) -> list[Mapping[str, Any]]:
-        proposals: list[Mapping[str, Any]] = []
+    def propose(self, n: int, first: int) -> list[tuple[Choices, optuna.Trial]]:
+        trials: list[tuple[Choices, optuna.Trial]] = []
         for _ in range(n):
             trial = self._study.ask()
-            choices = self._space.walk(partial(_suggest, trial))
-            self._pending.add(choices, trial)
-            proposals.append(choices)
-        return proposals
+            trials.append((self._space.walk(partial(_suggest, trial)), trial))
+        return trials
 
-    def tell(self, evaluations: Sequence[Evaluation]) -> None:
-        for evaluation in evaluations:
-            trial = self._pending.take(evaluation)
+    def learn(self, told: Sequence[tuple[Evaluation, optuna.Trial]]) -> None:
+        for evaluation, trial in told:
             if evaluation.status == "failed":
                 self._study.tell(trial, state=TrialState.FAIL)
             elif evaluation.finite:
@@ -144,19 +137,6 @@ class Optuna:
                 for diverged in self._waiting:
                     self._study.tell(diverged, self._worst)
                 self._waiting = []
-
-    def replay(self, evaluations: Sequence[Evaluation]) -> None:
-        self.tell(evaluations)
-
-    def phi(self) -> Phi:
-        return Phi()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Empty: it is rebuilt by asking and telling again."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Nothing to load; see :meth:`state_dict`."""
 
 
 class _Grid(optuna.samplers.GridSampler):
@@ -187,6 +167,8 @@ def _sampler(config: Optuna.Config, space: Space, seed: int) -> BaseSampler:
         return optuna.samplers.QMCSampler(
             seed=seed, warn_asynchronous_seeding=False, warn_independent_sampling=False, **settings
         )
+    if config.sampler == "cmaes":
+        settings["consider_pruned_trials"] = False  # which never come: what a scheduler stops is told as it ended
     kind = optuna.samplers.CmaEsSampler if config.sampler == "cmaes" else optuna.samplers.GPSampler
     return kind(seed=seed, warn_independent_sampling=False, independent_sampler=_independent(seed), **settings)
 

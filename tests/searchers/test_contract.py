@@ -25,6 +25,15 @@ class TestOptimizers(SearcherContract):
         return lambda: build("searcher", settings)
 
 
+class TestPolicies(SearcherContract):
+    @pytest.fixture(params=["ppo", "lstm", "ppo lstm"])
+    def make(self, request):
+        settings = {"type": "policy", "batch": 3}
+        settings |= {"algorithm": "ppo", "epochs": 2} if "ppo" in request.param else {}
+        settings |= {"policy": "lstm", "hidden": 4} if "lstm" in request.param else {}
+        return lambda: build("searcher", settings)
+
+
 class TestSamplers(SearcherContract):
     @pytest.fixture(params=["random", "cmaes", "nsgaii", "qmc"])
     def make(self, request):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import statistics
@@ -152,3 +153,57 @@ def test_a_sampler_object_is_not_used_up_by_a_search():
 def test_what_cannot_work_is_refused_at_the_start(settings, space, error, problem):
     with pytest.raises(error, match=problem):
         build("searcher", {"type": "optuna", **settings}).setup(Phi(), space, 0)
+
+
+SAMPLERS = {
+    "tpe": "TPESampler",
+    "cmaes": "CmaEsSampler",
+    "gp": "GPSampler",
+    "nsgaii": "NSGAIISampler",
+    "qmc": "QMCSampler",
+}
+NOT_OURS = {"warn_independent_sampling", "warn_asynchronous_seeding", "inc_popsize"}
+"""Whether it warns, and what only counts with restarts, which Optuna has given up."""
+
+
+@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+def test_optunas_defaults_are_passed_explicitly_and_are_still_its_own(sampler, monkeypatch):
+    """A later Optuna with other defaults changes no search; that they have changed is seen here."""
+    kind, told = getattr(optuna.samplers, SAMPLERS[sampler]), {}
+    own = {
+        name: parameter.default
+        for name, parameter in inspect.signature(kind.__init__).parameters.items()
+        if isinstance(parameter.default, bool | int | float | str) and name not in NOT_OURS
+    }
+
+    def recorder(**settings):
+        told.update(settings)
+        return kind(**settings)
+
+    monkeypatch.setattr(optuna.samplers, SAMPLERS[sampler], recorder)
+    build("searcher", {"type": "optuna", "sampler": sampler}).setup(Phi(), Space({"x": Float(0, 1)}), 0)
+    assert own
+    assert {name: told.get(name, "not passed") for name in own} == own
+    assert isinstance(told["seed"], int)
+    assert sampler != "tpe" or (told["multivariate"], told["constant_liar"]) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "evaluations"),
+    [
+        ({"sampler": "gp", "n_startup_trials": 5}, 12),
+        ({"sampler": "cmaes", "popsize": 6}, 60),
+        ({"sampler": "nsgaii", "population_size": 8}, 120),
+    ],
+)
+def test_a_sampler_does_better_than_its_start(settings, evaluations):
+    """The best sixth of the second half against that of the first; points at random would find equal ones."""
+    space = Space({"x": Float(-1.0, 1.0), "y": Float(1e-4, 1.0, log=True), "z": Float(0.0, 5.0)})
+
+    def loss(choices):
+        return abs(choices["x"] - 0.3) + abs(math.log10(choices["y"]) / 4 + 0.5) + abs(choices["z"] / 5 - 0.6)
+
+    _, _, values = search(space, loss, evaluations, seed=1, **settings)
+    first, second = sorted(values[: evaluations // 2]), sorted(values[evaluations // 2 :])
+    share = evaluations // 6
+    assert statistics.mean(second[:share]) < 0.6 * statistics.mean(first[:share])
