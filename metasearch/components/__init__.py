@@ -14,7 +14,13 @@ _BUILT_IN = {
         "tensors": "metasearch.components.initialization:LearnedInitialization",
         "random": "metasearch.components.initialization:RandomInitialization",
     },
-    "slot.update_rule": {"sgd": "metasearch.components.update_rule:Sgd"},
+    "slot.update_rule": {
+        "sgd": "metasearch.components.update_rule:Sgd",
+        "lstm": "metasearch.components.rules.lstm:LstmRule",
+        "mlp": "metasearch.components.rules.mlp:MlpRule",
+        "momentum": "metasearch.components.rules.momentum:MomentumRule",
+        "adam": "metasearch.components.rules.adam:AdamRule",
+    },
     "slot.learning_rates": {
         "fixed": "metasearch.components.learning_rates:FixedRate",
         "shared": "metasearch.components.learning_rates:SharedRate",

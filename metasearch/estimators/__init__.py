@@ -8,5 +8,8 @@ for _name, _path in {
     "value": "metasearch.estimators.value:Value",
     "backprop": "metasearch.estimators.backprop:Backprop",
     "first_order": "metasearch.estimators.backprop:FirstOrder",
+    "truncated": "metasearch.estimators.truncated:Truncated",
+    "es": "metasearch.estimators.evolution:ES",
+    "pes": "metasearch.estimators.evolution:PES",
 }.items():
     registry("estimator").add(_name, _path)

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeInt, field_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 from torch import Tensor
 
 from metasearch.components import SLOTS, Component, Context
@@ -29,6 +29,7 @@ from metasearch.core.space import Dimension, Space
 from metasearch.core.values import Batch, Losses, Phi, Task, TaskSpec, Tensors
 from metasearch.learners.losses import loss_for, metrics_for
 from metasearch.models import build_model
+from metasearch.tasks.sampling import distinct
 
 __all__ = ["InnerLoop", "Steps"]
 
@@ -72,8 +73,12 @@ class InnerLoop:
             steps: inner steps in training and at test; one number means both.
             reduction: how the losses of the support examples become one: their mean, or their sum. A rate acts on the
                 result, so one rate serves any number of classes under ``sum`` (as in the published code of MAML).
-            objective: what phi descends: the query loss after the last step, its sum over all steps, or a weighted sum
-                with one weight for each step from 1 on.
+            batch: support examples of one inner step, drawn without replacement from each task's seed for each step
+                (all of them where the support set is not larger); by default every step sees the whole support set.
+            objective: what phi descends: the loss after the last step, its sum over all steps, or a weighted sum with
+                one weight for each step from 1 on.
+            along: whose loss that is: on the query set, or on the ``support`` examples (with ``batch``, those of the
+                step that comes next), which costs nothing further: the trajectory of the training loss.
             adapt: patterns of the parameter names that the inner loop changes (all by default).
             slots: what fills each slot; what is not named is a learned initialization, a rate of 0.1, and gradient
                 descent.
@@ -82,7 +87,9 @@ class InnerLoop:
         model: Any
         steps: Steps = Steps(train=1, test=1)
         reduction: Literal["mean", "sum"] = "mean"
+        batch: PositiveInt | None = None
         objective: Literal["final", "sum"] | tuple[float, ...] = "final"
+        along: Literal["query", "support"] = "query"
         adapt: tuple[str, ...] = ("*",)
         slots: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
@@ -109,6 +116,7 @@ class InnerLoop:
             self.slots[slot] = build(f"slot.{slot}", settings, f"slots.{slot}", context=context)
         for component in self.slots.values():
             self.model = component.network(self.model)
+        self._constant = any(component.constant_gradients for component in self.slots.values())
         weights = config.objective
         if not isinstance(weights, str) and len(weights) != config.steps.train:
             raise ConfigError(
@@ -128,7 +136,8 @@ class InnerLoop:
     @property
     def traceable(self) -> bool:
         """Whether ``evaluate`` is a fixed function of its tensors, so that it may be traced once and compiled."""
-        return getattr(self.model, "traceable", False) and not any(slot.draws for slot in self.slots.values())
+        draws = self.config.batch is not None or any(slot.draws for slot in self.slots.values())
+        return getattr(self.model, "traceable", False) and not draws
 
     def init(self, seed: int) -> Phi:
         """A fresh phi: what each slot learns, under the slot's name."""
@@ -163,26 +172,44 @@ class InnerLoop:
 
     def step(self, phi: Phi, task: Task, state: State, seed: int, *, create_graph: bool = True) -> State:
         """One inner step on the support set; without ``create_graph`` its gradient is a constant."""
-        theta, number = state["theta"], state["step"]
-        # Shared initial weights arrive as views of phi; their per-task gradients need per-task leaves of the graph.
-        adapted = {name: theta[name] for name in self._adapted}
-        if not create_graph:
-            adapted = {name: value.detach().requires_grad_() for name, value in adapted.items()}
+        return self._step(phi, task, state, seed, create_graph=create_graph)[0]
+
+    def weights(self, *, train: bool = True) -> tuple[float, ...]:
+        """What the loss after each step counts for in the objective."""
+        steps, objective = self.n_steps(train=train), self.config.objective
+        if objective == "final" or not train:
+            return (0.0,) * (steps - 1) + (1.0,) * min(steps, 1)
+        return (1.0,) * steps if objective == "sum" else tuple(objective)
+
+    def unroll(
+        self, phi: Phi, task: Task, state: State, seed: int, steps: int, *, train: bool = True, create_graph: bool = True
+    ) -> tuple[State, Losses]:
+        """Several steps from any state, and what the objective is of the states that they lead to.
+
+        Unrolls that follow each other have objectives that add up to that of :meth:`evaluate`.
+        """
+        weights = self.weights(train=train)
+        on_support = train and self.config.along == "support"
+        share: list[Tensor] = []
+        for taken in range(steps):
+            number = state["step"]
+            state, before = self._step(phi, task, state, seed, create_graph=create_graph)
+            if on_support and taken and weights[number - 1]:
+                share.append(weights[number - 1] * before)
+            if not on_support and taken + 1 < steps and weights[number]:
+                share.append(weights[number] * self.query_loss(phi, task, state, seed).query)
+        weight = weights[state["step"] - 1] if state["step"] else 1.0
+        if on_support:
+            with torch.no_grad():
+                last = self.query_loss(phi, task, state, seed)
+            share += [weight * self.support_loss(phi, task, state, seed)] if weight else []
         else:
-            adapted = {
-                name: value if value.requires_grad else value.requires_grad_() for name, value in adapted.items()
-            }
-        with torch.enable_grad():
-            loss, buffers = self._support(phi, task, {**theta, **adapted}, state["buffers"], number, seed)
-            found = torch.autograd.grad(
-                loss.sum(), list(adapted.values()), create_graph=create_graph, allow_unused=True
-            )
-        gradients = {
-            name: torch.zeros_like(value) if gradient is None else gradient
-            for (name, value), gradient in zip(adapted.items(), found, strict=True)
-        }
-        theta, rule = self._update(phi, theta, gradients, state["rule"], number)
-        return {"theta": theta, "buffers": buffers, "rule": rule, "step": number + 1}
+            last = self.query_loss(phi, task, state, seed if train else None)
+            if weight == 1.0 and not share:
+                return state, last
+            share += [weight * last.query] if weight else []
+        objective = torch.stack(share).sum(0) if share else torch.zeros_like(last.query)
+        return state, Losses(objective, last.query, last.metrics, last.updates)
 
     def support_loss(self, phi: Phi, task: Task, state: State, seed: int) -> Tensor:
         """``[T]``, the training loss at a state."""
@@ -203,21 +230,8 @@ class InnerLoop:
 
     def evaluate(self, phi: Phi, task: Task, seed: int, *, train: bool = True, create_graph: bool = True) -> Losses:
         """Runs the inner loop and takes the query loss; shapes as in :class:`~metasearch.core.contracts.Learner`."""
-        state = self.begin(phi, task, seed)
-        along: list[Tensor] = []
-        steps = self.n_steps(train=train)
-        final = self.config.objective == "final" or not train
-        for number in range(steps):
-            state = self.step(phi, task, state, seed, create_graph=create_graph)
-            if not final and number + 1 < steps:
-                along.append(self.query_loss(phi, task, state, seed).query)
-        last = self.query_loss(phi, task, state, seed if train else None)
-        if final or not steps:
-            return last
-        along.append(last.query)
-        weights = (1.0,) * steps if self.config.objective == "sum" else self.config.objective
-        objective = torch.stack([weight * loss for weight, loss in zip(weights, along, strict=True)]).sum(0)
-        return Losses(objective, last.query, last.metrics, last.updates)
+        state, steps = self.begin(phi, task, seed), self.n_steps(train=train)
+        return self.unroll(phi, task, state, seed, steps, train=train, create_graph=create_graph)[1]
 
     def adapt(self, phi: Phi, support: Batch, seed: int, steps: int | None = None) -> Adapted:
         """Runs the inner loop on support sets ``[T, n, ...]`` and returns the networks it ends with."""
@@ -228,10 +242,54 @@ class InnerLoop:
             state = self.step(phi, task, state, seed, create_graph=False)
         return Adapted(self.model, state["theta"], state["buffers"])
 
+    def _step(
+        self, phi: Phi, task: Task, state: State, seed: int, *, create_graph: bool
+    ) -> tuple[State, Tensor]:
+        """The next state, and the support loss ``[T]`` at the state before, with its derivatives along the way."""
+        theta, number = state["theta"], state["step"]
+        create_graph = create_graph and not self._constant
+        # Shared initial weights arrive as views of phi; their per-task gradients need per-task leaves of the graph.
+        adapted = {name: theta[name] for name in self._adapted}
+        if not create_graph:
+            adapted = {name: value.detach().requires_grad_() for name, value in adapted.items()}
+        else:
+            adapted = {
+                name: value if value.requires_grad else value.requires_grad_() for name, value in adapted.items()
+            }
+        others = not create_graph and self._moves_otherwise(phi, theta)
+        with torch.enable_grad():
+            loss, buffers = self._support(phi, task, {**theta, **adapted}, state["buffers"], number, seed)
+            found = torch.autograd.grad(
+                loss.sum(),
+                list(adapted.values()),
+                create_graph=create_graph,
+                retain_graph=create_graph or others,
+                allow_unused=True,
+            )
+        gradients = {
+            name: torch.zeros_like(value) if gradient is None else gradient
+            for (name, value), gradient in zip(adapted.items(), found, strict=True)
+        }
+        if not create_graph:
+            loss = _attached(loss if others else loss.detach(), theta, gradients)
+        theta, rule = self._update(phi, theta, gradients, state["rule"], number)
+        return {"theta": theta, "buffers": buffers, "rule": rule, "step": number + 1}, loss
+
+    def _moves_otherwise(self, phi: Phi, theta: Tensors) -> bool:
+        """Whether phi moves the support loss on other ways than through the parameters that are adapted."""
+        learned = (
+            value.requires_grad
+            for slot, component in self.slots.items()
+            if type(component).losses is not Component.losses or type(component).support is not Component.support
+            for value in phi.part(slot).values()
+        )
+        fixed = (value.requires_grad for name, value in theta.items() if name not in self._adapted)
+        return any(learned) or any(fixed)
+
     def _support(
         self, phi: Phi, task: Task, theta: Tensors, buffers: Tensors, number: int, seed: int
     ) -> tuple[Tensor, Tensors]:
-        batch = task.support
+        batch = self._drawn(task, seed, number)
         for slot, component in self.slots.items():
             batch = component.support(phi.part(slot), batch, number, seed)
         outputs, buffers = self.model(theta, buffers, batch.x, seeds=_seeds(task, seed, "support", number))
@@ -240,6 +298,16 @@ class InnerLoop:
             losses = component.losses(phi.part(slot), losses, batch, number)
         reduced = losses.mean(-1) if self.config.reduction == "mean" else losses.sum(-1)
         return reduced, {name: value.detach() for name, value in buffers.items()}
+
+    def _drawn(self, task: Task, seed: int, number: int) -> Batch:
+        """The support examples of one step."""
+        support, size = task.support, self.config.batch
+        if size is None or size >= support.x.shape[1]:
+            return support
+        words = seeding.Draws(_seeds(task, seed, "batch", number)).bits(2 * size)
+        index = torch.from_numpy(distinct(words, support.x.shape[1])).to(support.x.device)
+        tasks = torch.arange(len(task), device=index.device).unsqueeze(1)
+        return Batch(support.x[tasks, index], support.y[tasks, index])
 
     def _update(self, phi: Phi, theta: Tensors, gradients: Tensors, rule: State, number: int) -> tuple[Tensors, State]:
         rates: Tensors = {}
@@ -271,6 +339,15 @@ class Adapted:
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:
         return self.model(self.theta, self.buffers, x)[0]
+
+
+def _attached(loss: Tensor, theta: Tensors, gradients: Tensors) -> Tensor:
+    """A loss ``[T]`` whose derivative with respect to theta is known: its value stays, its graph leads through theta."""
+    for name, gradient in gradients.items():
+        if theta[name].requires_grad:
+            along = gradient * (theta[name] - theta[name].detach())
+            loss = loss + along.flatten(1).sum(1) if along.dim() > 1 else loss + along
+    return loss
 
 
 def _below(dimension: Dimension, prefix: str) -> Dimension:
