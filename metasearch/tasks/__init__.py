@@ -32,4 +32,5 @@ from metasearch.core.registry import registry
 _TASKS = registry("task")
 _TASKS.add("omniglot", "metasearch.tasks.omniglot:Omniglot")
 _TASKS.add("sinusoid", "metasearch.tasks.sinusoid:Sinusoid")
+_TASKS.add("mnist", "metasearch.tasks.mnist:Mnist")
 _TASKS.add("quadratic", "metasearch.tasks.quadratic:Quadratic")

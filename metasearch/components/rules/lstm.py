@@ -61,9 +61,8 @@ class LstmRule(FlatRule):
         return found, {}
 
     def start(self, values: Tensors, theta: Tensor) -> State:
-        shape = (*theta.shape, self.config.hidden)
         names = [f"{kind}{layer}" for layer in range(self.config.layers) for kind in ("hidden", "cell")]
-        return {name: theta.new_zeros(shape) for name in names}
+        return {name: theta.new_zeros(self.config.hidden, *theta.shape).permute(1, 2, 0) for name in names}
 
     def features(self, values: Tensors, theta: Tensor, gradient: Tensor, state: State) -> Tensor:
         if self.config.preprocess == "none":
@@ -77,17 +76,18 @@ class LstmRule(FlatRule):
     def decide(
         self, values: Tensors, features: Tensor, state: State, step: int, block: Block
     ) -> tuple[Tensor, State]:
-        shape = features.shape[1:]
-        x = features.flatten(1).T
+        (tasks, n), x = features.shape[1:], features.flatten(1)
         after: State = {}
         for layer in range(self.config.layers):
-            hidden, cell = (state[f"{kind}{layer}"].flatten(0, 1) for kind in ("hidden", "cell"))
-            gates = torch.addmm(values[f"{layer}.bias"], x, values[f"{layer}.input"].T)
-            gates = torch.addmm(gates, hidden, values[f"{layer}.hidden"].T)
+            # Units come first in memory, whatever the axes say: gates and states are then contiguous.
+            hidden, cell = (state[f"{kind}{layer}"].permute(2, 0, 1).flatten(1) for kind in ("hidden", "cell"))
+            gates = torch.addmm(values[f"{layer}.bias"].unsqueeze(1), values[f"{layer}.input"], x)
+            gates = torch.addmm(gates, values[f"{layer}.hidden"], hidden)
             x, cell = _cell(gates, cell, differentiable=self.config.second_order)
-            after[f"hidden{layer}"], after[f"cell{layer}"] = x.view(*shape, -1), cell.view(*shape, -1)
-        moved = torch.addmv(values["out.bias"].expand(x.shape[0]), x, values["out.weight"])
-        return (self.config.scale * moved).view(shape), after
+            after[f"hidden{layer}"] = x.view(-1, tasks, n).permute(1, 2, 0)
+            after[f"cell{layer}"] = cell.view(-1, tasks, n).permute(1, 2, 0)
+        moved = torch.mv(x.T, values["out.weight"]) + values["out.bias"]
+        return (self.config.scale * moved).view(tasks, n), after
 
     @property
     def _inputs(self) -> int:
@@ -95,11 +95,11 @@ class LstmRule(FlatRule):
 
 
 def _cell(gates: Tensor, cell: Tensor, *, differentiable: bool) -> tuple[Tensor, Tensor]:
-    """Hidden and cell state ``[C, H]`` after gates ``[C, 4 H]``; ``differentiable`` means more than once."""
+    """Hidden and cell state ``[H, C]`` after gates ``[4 H, C]``; ``differentiable`` means more than once."""
     if not differentiable and torch.is_grad_enabled():
         found: tuple[Tensor, Tensor] = _Cell.apply(gates, cell)
         return found
-    i, f, g, o = gates.chunk(4, 1)
+    i, f, g, o = gates.chunk(4)
     cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
     return torch.sigmoid(o) * torch.tanh(cell), cell
 
@@ -109,11 +109,13 @@ class _Cell(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-        width = cell.shape[1]
-        active = torch.sigmoid(gates)
-        torch.tanh(gates[:, 2 * width : 3 * width], out=active[:, 2 * width : 3 * width])
-        i, f, g, o = active.chunk(4, 1)
-        after = torch.addcmul(f * cell, i, g)
+        active = torch.empty_like(gates)
+        i, f, g, o = active.chunk(4)
+        half = 2 * cell.shape[0]
+        torch.sigmoid(gates[:half], out=active[:half])
+        torch.tanh(gates[half : half + cell.shape[0]], out=g)
+        torch.sigmoid(gates[-cell.shape[0] :], out=o)
+        after = (f * cell).addcmul_(i, g)
         squashed = torch.tanh(after)
         ctx.save_for_backward(active, cell, squashed)
         return o * squashed, after
@@ -122,17 +124,16 @@ class _Cell(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, hidden_bar: Tensor, cell_bar: Tensor) -> tuple[Tensor, Tensor]:
         active, cell, squashed = ctx.saved_tensors
-        i, f, g, o = active.chunk(4, 1)
-        cell_bar = torch.addcmul(cell_bar, hidden_bar * o, 1 - squashed.square())
         gates_bar = torch.empty_like(active)
-        i_bar, f_bar, g_bar, o_bar = gates_bar.chunk(4, 1)
-        torch.mul(cell_bar, g, out=i_bar)
-        torch.mul(cell_bar, cell, out=f_bar)
-        torch.mul(cell_bar, i, out=g_bar)
-        torch.mul(hidden_bar, squashed, out=o_bar)
-        slope = active * (1 - active)
-        slope[:, 2 * cell.shape[1] : 3 * cell.shape[1]] = 1 - g.square()
-        return gates_bar.mul_(slope), cell_bar * f
+        (i, f, g, o), (i_bar, f_bar, g_bar, o_bar) = active.chunk(4), gates_bar.chunk(4)
+        through = hidden_bar * o
+        cell_bar = (cell_bar + through).addcmul_(through * squashed, squashed, value=-1)
+        torch.mul(cell_bar * g, torch.addcmul(i, i, i, value=-1), out=i_bar)
+        torch.mul(cell_bar * cell, torch.addcmul(f, f, f, value=-1), out=f_bar)
+        inward = cell_bar * i
+        torch.addcmul(inward, inward * g, g, value=-1, out=g_bar)
+        torch.mul(hidden_bar * squashed, torch.addcmul(o, o, o, value=-1), out=o_bar)
+        return gates_bar, cell_bar * f
 
 
 def _uniform(draws: Draws, shape: tuple[int, ...], fan_in: int) -> Tensor:
