@@ -64,12 +64,15 @@ class Component:
     Config: ClassVar[type[BaseConfig]] = BaseConfig
     draws: ClassVar[bool] = False
     """Whether a hook uses its seed; an inner loop that draws is not traced into a fixed graph."""
-    constant_gradients: bool = False
-    """Whether it takes the inner gradients as constants, so that no second derivatives are needed."""
 
     def __init__(self, config: Any, context: Context) -> None:
         self.config = config
         self.context = context
+
+    @property
+    def constant_gradients(self) -> bool:
+        """Whether it takes the inner gradients as constants, so that no second derivatives are needed."""
+        return False
 
     def init(self, seed: int) -> tuple[Tensors, Tensors]:
         """Fresh learned tensors and buffers, without the task axis; both empty for a fixed component."""

@@ -160,7 +160,9 @@ def perturbation(tensors: Tensors, seed: int, dtype: torch.dtype | None = None) 
     """
     draws = seeding.Draws([seed], "perturbation")
     return {
-        name: torch.from_numpy(draws.normal(value.numel())[0]).reshape(value.shape).to(value.device, dtype or value.dtype)
+        name: torch.from_numpy(draws.normal(value.numel())[0])
+        .reshape(value.shape)
+        .to(value.device, dtype or value.dtype)
         for name, value in sorted(tensors.items())
     }
 

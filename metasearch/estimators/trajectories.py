@@ -41,7 +41,7 @@ class Journey:
 
 
 class TruncatedEstimator(EpisodeEstimator):
-    """An estimate from ``steps`` inner steps at a time. At the end of the inner loop new tasks begin, with fresh states.
+    """An estimate from ``steps`` inner steps at a time; at the end of the inner loop new tasks begin.
 
     L is the query loss where the steps end, so it varies along a trajectory; validation measures whole ones.
 
@@ -88,7 +88,12 @@ class TruncatedEstimator(EpisodeEstimator):
         left = journey.left - min(int(self.config.steps), journey.left) if finite else 0
         if not left:
             return {"seeds": [], "seed": 0, "left": 0, "kept": {}}
-        return {"seeds": [int(one) for one in np.asarray(journey.seeds)], "seed": journey.seed, "left": left, "kept": kept}
+        return {
+            "seeds": [int(one) for one in np.asarray(journey.seeds)],
+            "seed": journey.seed,
+            "left": left,
+            "kept": kept,
+        }
 
 
 def unrollable(learner: Learner, path: str) -> Unrollable:

@@ -182,7 +182,15 @@ class InnerLoop:
         return (1.0,) * steps if objective == "sum" else tuple(objective)
 
     def unroll(
-        self, phi: Phi, task: Task, state: State, seed: int, steps: int, *, train: bool = True, create_graph: bool = True
+        self,
+        phi: Phi,
+        task: Task,
+        state: State,
+        seed: int,
+        steps: int,
+        *,
+        train: bool = True,
+        create_graph: bool = True,
     ) -> tuple[State, Losses]:
         """Several steps from any state, and what the objective is of the states that they lead to.
 
@@ -242,9 +250,7 @@ class InnerLoop:
             state = self.step(phi, task, state, seed, create_graph=False)
         return Adapted(self.model, state["theta"], state["buffers"])
 
-    def _step(
-        self, phi: Phi, task: Task, state: State, seed: int, *, create_graph: bool
-    ) -> tuple[State, Tensor]:
+    def _step(self, phi: Phi, task: Task, state: State, seed: int, *, create_graph: bool) -> tuple[State, Tensor]:
         """The next state, and the support loss ``[T]`` at the state before, with its derivatives along the way."""
         theta, number = state["theta"], state["step"]
         create_graph = create_graph and not self._constant
@@ -342,7 +348,7 @@ class Adapted:
 
 
 def _attached(loss: Tensor, theta: Tensors, gradients: Tensors) -> Tensor:
-    """A loss ``[T]`` whose derivative with respect to theta is known: its value stays, its graph leads through theta."""
+    """A loss ``[T]`` whose derivative in theta is known: its value stays, its graph leads through theta."""
     for name, gradient in gradients.items():
         if theta[name].requires_grad:
             along = gradient * (theta[name] - theta[name].detach())

@@ -96,7 +96,9 @@ def _values(rule: FlatRule) -> Tensors:
 
 def _drawn(seed: int, tasks: int) -> Tensors:
     generator = np.random.default_rng(seed)
-    return {name: torch.from_numpy(np.asarray(generator.normal(size=(tasks, *shape)))) for name, shape in SHAPES.items()}
+    return {
+        name: torch.from_numpy(np.asarray(generator.normal(size=(tasks, *shape)))) for name, shape in SHAPES.items()
+    }
 
 
 def _run(rule: FlatRule, values: Tensors, theta: Tensors, gradients: list[Tensors]) -> Tensors:

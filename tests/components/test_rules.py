@@ -118,7 +118,9 @@ def test_the_lstm_is_torch_s_lstm_on_every_coordinate(preprocess: str) -> None:
             cell.bias_ih.copy_(values[f"{layer}.bias"])
             cell.bias_hh.zero_()
     theta = {"weight": normal(2, 3)}
-    gradients = [normal(2, 3, seed=step) * 10.0 ** torch.arange(-6, 0, dtype=torch.float64).view(2, 3) for step in (1, 2, 3)]
+    gradients = [
+        normal(2, 3, seed=step) * 10.0 ** torch.arange(-6, 0, dtype=torch.float64).view(2, 3) for step in (1, 2, 3)
+    ]
     gradients[1][0, 0] = 0.0
     found, state = {"weight": theta["weight"]}, None
     one = rule({"weight": (3,)}, type="lstm", hidden=4, preprocess=preprocess, p=5.0, scale=0.3)
@@ -225,9 +227,7 @@ def test_constant_gradients_are_what_a_plain_loop_with_detached_gradients_gives(
         state = own.begin_update(values, {name: value[None] for name, value in theta.items()})
         for step in range(4):
             leaf = {name: value.detach().requires_grad_() for name, value in theta.items()}
-            slopes = torch.autograd.grad(
-                loss(leaf, task.support.x[index], task.support.y[index]), list(leaf.values())
-            )
+            slopes = torch.autograd.grad(loss(leaf, task.support.x[index], task.support.y[index]), list(leaf.values()))
             gradients = {name: slope[None] for name, slope in zip(leaf, slopes, strict=True)}
             moved, state = own.update(
                 values, {name: value[None] for name, value in theta.items()}, gradients, {}, state, step

@@ -69,9 +69,7 @@ class AdamRule(FlatRule):
             after = {"mean": _mixed(state["mean"], gradient, block.constants(values, "logit_beta1")), **after}
         return after
 
-    def decide(
-        self, values: Tensors, features: Tensor, state: State, step: int, block: Block
-    ) -> tuple[Tensor, State]:
+    def decide(self, values: Tensors, features: Tensor, state: State, step: int, block: Block) -> tuple[Tensor, State]:
         mean, square = state.get("mean", features[0]), state["square"]
         if self.config.correct:
             square = square / _seen(block.constants(values, "logit_beta2"), step + 1)

@@ -100,9 +100,7 @@ class FlatRule(Component):
         """What the decision is taken on, ``[F, T, n]``."""
         return gradient.unsqueeze(0)
 
-    def decide(
-        self, values: Tensors, features: Tensor, state: State, step: int, block: Block
-    ) -> tuple[Tensor, State]:
+    def decide(self, values: Tensors, features: Tensor, state: State, step: int, block: Block) -> tuple[Tensor, State]:
         """What is added to theta, ``[T, n]``, and what is remembered from now on."""
         raise NotImplementedError
 
@@ -132,9 +130,7 @@ class FlatRule(Component):
         gradient = _joined([gradients[name] for name in names])
         if self.constant_gradients:
             gradient = gradient.detach()
-        moved, state = self.advance(
-            values, _joined([theta[name] for name in names]), gradient, state, step, block
-        )
+        moved, state = self.advance(values, _joined([theta[name] for name in names]), gradient, state, step, block)
         parts = zip(names, moved.split(block.sizes, 1), strict=True)
         return {**theta, **{name: theta[name] + part.view(theta[name].shape) for name, part in parts}}, state
 

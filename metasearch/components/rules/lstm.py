@@ -73,9 +73,7 @@ class LstmRule(FlatRule):
         first = torch.where(large, size.clamp_min(math.exp(-p)).log() / p, -1.0)
         return torch.stack([first, torch.where(large, gradient.sign(), math.exp(p) * gradient)])
 
-    def decide(
-        self, values: Tensors, features: Tensor, state: State, step: int, block: Block
-    ) -> tuple[Tensor, State]:
+    def decide(self, values: Tensors, features: Tensor, state: State, step: int, block: Block) -> tuple[Tensor, State]:
         (tasks, n), x = features.shape[1:], features.flatten(1)
         after: State = {}
         for layer in range(self.config.layers):

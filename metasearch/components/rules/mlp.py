@@ -32,8 +32,8 @@ class MlpRule(FlatRule):
     each mean. Each is divided by its root mean square over the tensor. Time enters as eleven further inputs, equal for
     all coordinates. Published rules also have factored (row and column) second moments, which this one has not.
 
-    phi holds ``0.weight`` ``[H, F]``, ``time.weight`` ``[H, 11]``, further layers, ``out.weight`` ``[2, H]`` and biases;
-    with ``learn_decays`` also the decays as logits.
+    phi holds ``0.weight`` ``[H, F]``, ``time.weight`` ``[H, 11]``, further layers, ``out.weight`` ``[2, H]``, biases, and
+    with ``learn_decays`` the decays as logits.
     """
 
     class Config(FlatRule.Config):
@@ -105,9 +105,7 @@ class MlpRule(FlatRule):
             found += [inverse, *(inverse * one for one in first)]
         return torch.stack(found)
 
-    def decide(
-        self, values: Tensors, features: Tensor, state: State, step: int, block: Block
-    ) -> tuple[Tensor, State]:
+    def decide(self, values: Tensors, features: Tensor, state: State, step: int, block: Block) -> tuple[Tensor, State]:
         x = features.flatten(1)
         scales = torch.tensor(TIMES, dtype=x.dtype, device=x.device)
         bias = values["0.bias"] + values["time.weight"] @ torch.tanh(step / scales - 1)

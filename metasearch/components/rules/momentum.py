@@ -58,9 +58,7 @@ class MomentumRule(FlatRule):
             return state
         return {"velocity": torch.sigmoid(block.constants(values, "logit_momentum")) * state["velocity"] + gradient}
 
-    def decide(
-        self, values: Tensors, features: Tensor, state: State, step: int, block: Block
-    ) -> tuple[Tensor, State]:
+    def decide(self, values: Tensors, features: Tensor, state: State, step: int, block: Block) -> tuple[Tensor, State]:
         move = state.get("velocity", features[0])
         if self.config.nesterov:
             move = features[0] + torch.sigmoid(block.constants(values, "logit_momentum")) * move
