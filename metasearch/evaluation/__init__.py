@@ -8,5 +8,10 @@ for _name, _path in {
     "random": "metasearch.evaluation.baselines:RandomInitialization",
     "pretrained": "metasearch.evaluation.baselines:Pretrained",
     "nearest_neighbour": "metasearch.evaluation.baselines:NearestNeighbour",
+    "sgd": "metasearch.evaluation.optimizers:Sgd",
+    "momentum": "metasearch.evaluation.optimizers:Momentum",
+    "nesterov": "metasearch.evaluation.optimizers:Nesterov",
+    "rmsprop": "metasearch.evaluation.optimizers:RmsProp",
+    "adam": "metasearch.evaluation.optimizers:Adam",
 }.items():
     registry("baseline").add(_name, _path)

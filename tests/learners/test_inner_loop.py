@@ -91,3 +91,41 @@ def test_a_sum_over_the_support_set_is_a_mean_with_a_larger_rate() -> None:
     mean = learner(slots={"learning_rates": {"type": "fixed", "value": 0.6}})  # 6 support examples
     phi = summed.init(1).to("cpu", torch.float64)
     torch.testing.assert_close(summed.evaluate(phi, task, 0).query, mean.evaluate(phi, task, 0).query)
+
+
+class TestBatch:
+    def test_each_step_draws_other_examples_without_repeating_one(self) -> None:
+        seen = self.drawn(batch=4)
+        assert all(len(set(rows)) == 4 for step in seen for rows in step)
+        assert len({tuple(sorted(rows)) for step in seen for rows in step}) > 6  # of 5 steps and 2 tasks
+
+    def test_they_depend_on_the_task_s_seed_and_not_on_its_neighbours(self) -> None:
+        together, alone = self.drawn(batch=4), self.drawn(batch=4, only=1)
+        assert [step[1] for step in together] == [step[0] for step in alone]
+
+    def test_a_batch_as_large_as_the_support_set_is_the_support_set(self) -> None:
+        assert self.drawn(batch=6) == self.drawn(batch=100) == [[list(range(6))] * 2] * 5
+
+    def test_drawn_steps_are_not_traced_into_a_fixed_graph(self) -> None:
+        assert learner().traceable
+        assert not learner(batch=2).traceable
+
+    @staticmethod
+    def drawn(batch: int, only: int | None = None) -> list[list[list[int]]]:
+        """For five steps, which support examples each task sees."""
+        loop = learner(batch=batch)
+        task = tasks()
+        rows = torch.arange(6, dtype=torch.float64).view(1, 6, 1).expand(2, 6, 4)
+        task = Task(Batch(rows, task.support.y), task.query, np.array([3, 5]))
+        if only is not None:
+            pick = slice(only, only + 1)
+            task = Task(
+                Batch(task.support.x[pick], task.support.y[pick]),
+                Batch(task.query.x[pick], task.query.y[pick]),
+                task.seeds[pick],
+            )
+        found = []
+        for step in range(5):
+            x = loop._drawn(task, 0, step).x[..., 0]
+            found.append([[int(one) for one in row] for row in x])
+        return found

@@ -1,5 +1,7 @@
 """The contract of task distributions, for everything that is registered."""
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +10,9 @@ import metasearch.tasks  # noqa: F401  (lists the built-in tasks)
 from metasearch.core.registry import build, import_path, registry
 from metasearch.testing.tasks import TaskContract
 
+sys.path.insert(0, str(Path(__file__).parent))
+from mnist_files import write_mnist
+
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "omniglot": [
         {"ways": 5, "shots": 1},
@@ -15,7 +20,11 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"ways": 3, "shots": 1, "split": "lake", "within_alphabet": True, "rotations": "none"},
     ],
     "sinusoid": [{}, {"frequency": [0.8, 1.2]}],
-    "quadratic": [{"noise": 0.1}],
+    "quadratic": [
+        {"noise": 0.1},
+        {"dimensions": 10, "shots": 10, "inputs": "uniform", "targets": "independent", "shared": True},
+    ],
+    "mnist": [{"pool": 12, "queries": 5}],
 }
 
 
@@ -32,5 +41,7 @@ def test_every_built_in_distribution_is_covered() -> None:
 )
 class TestRegistered(TaskContract):
     @pytest.fixture
-    def tasks(self, settings: dict[str, Any]) -> Any:
+    def tasks(self, settings: dict[str, Any], tmp_path: Path) -> Any:
+        if settings["type"] == "mnist":
+            settings = {**settings, "folder": str(write_mnist(tmp_path))}
         return build("task", settings, "tasks", device="cpu")

@@ -46,7 +46,9 @@ class LstmRule(FlatRule):
         scale: float = Field(default=0.01, gt=0)
 
     def init(self, seed: int) -> tuple[Tensors, Tensors]:
-        """Uniform weights of variance 1 / (3 fan-in); forget gates start open (bias 1)."""
+        """Uniform weights of variance 1 / (3 fan-in), a tenth of that deviation in the last layer, so that the untrained
+        rule takes small steps; forget gates start open (bias 1).
+        """
         draws, hidden = Draws([seed], "lstm rule"), self.config.hidden
         found: Tensors = {}
         for layer in range(self.config.layers):
@@ -56,7 +58,7 @@ class LstmRule(FlatRule):
             bias = torch.zeros(4 * hidden)
             bias[hidden : 2 * hidden] = 1.0
             found[f"{layer}.bias"] = bias
-        found["out.weight"] = _uniform(draws, (hidden,), hidden)
+        found["out.weight"] = _uniform(draws, (hidden,), 100 * hidden)
         found["out.bias"] = torch.zeros(())
         return found, {}
 

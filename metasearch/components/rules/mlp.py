@@ -32,8 +32,8 @@ class MlpRule(FlatRule):
     each mean. Each is divided by its root mean square over the tensor. Time enters as eleven further inputs, equal for
     all coordinates. Published rules also have factored (row and column) second moments, which this one has not.
 
-    phi holds ``0.weight`` ``[H, F]``, ``time.weight`` ``[H, 11]``, further layers, ``out.weight`` ``[2, H]``, biases, and
-    with ``learn_decays`` the decays as logits.
+    phi holds ``0.weight`` ``[H, F]``, ``time.weight`` ``[H, 11]``, further layers, ``out.weight`` ``[2, H]`` and
+    biases; with ``learn_decays`` also the decays as logits.
     """
 
     class Config(FlatRule.Config):
