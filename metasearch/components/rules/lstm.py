@@ -46,8 +46,8 @@ class LstmRule(FlatRule):
         scale: float = Field(default=0.01, gt=0)
 
     def init(self, seed: int) -> tuple[Tensors, Tensors]:
-        """Uniform weights of variance 1 / (3 fan-in), a tenth of that deviation in the last layer, so that the untrained
-        rule takes small steps; forget gates start open (bias 1).
+        """Uniform weights of variance 1 / (3 fan-in), in the last layer a tenth of that deviation: the untrained rule
+        takes small steps. Forget gates start open (bias 1).
         """
         draws, hidden = Draws([seed], "lstm rule"), self.config.hidden
         found: Tensors = {}
