@@ -1,8 +1,8 @@
 """Training curves of a learned optimizer beside hand-made ones at their best rates, on fresh tasks.
 
-The tasks and the network are those of the run (``--set`` changes them). Each baseline's rate is the best of a grid (two a
-decade, 1e-4 to 10) by the mean loss after the last step, on tasks of the validation split; curves
-are on tasks of the test split. Every task has a curve of its own seed: fresh weights and a fresh order of minibatches.
+The tasks and the network are those of the run (``--set`` changes them). Each baseline's rate is the best of a grid, two
+a decade from 1e-4 to 10, by the mean loss after the last step on tasks of the validation split; curves are on tasks of
+the test split. Every task has a curve of its own seed: fresh weights and a fresh order of minibatches.
 
     python experiments/learned_optimizers.py RUN --tasks 512 --steps 100 --out curves
     python experiments/learned_optimizers.py RUN --set learner.model.hidden=[40] --out curves-40-units
