@@ -1,7 +1,8 @@
-"""A stored phi as a user takes it away: a learner, a network, an initialization, a classifier."""
+"""A stored phi as a user takes it away: a learner, a network, an initialization, an optimizer, a classifier."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from metasearch.takeaway.rebuild import build_learner, for_outputs, spec_of, wit
 
 if TYPE_CHECKING:
     from metasearch.classifier import MetaClassifier, MetaRegressor
+    from metasearch.takeaway.optimizer import LearnedOptimizer
 
 __all__ = ["LoadedPhi", "load"]
 
@@ -371,6 +373,34 @@ class LoadedPhi:
 
         self._expect("regression", ".classifier()")
         return MetaRegressor(self, steps=steps, device=device)
+
+    def optimizer(self, params: Iterable[Any], *, lr: float = 1.0, weight_decay: float = 0.0) -> LearnedOptimizer:
+        """The learned update rule as an optimizer for any model; see
+        :class:`~metasearch.takeaway.optimizer.LearnedOptimizer`.
+
+        Args:
+            params: ``model.parameters()``, parameter groups, or ``model.named_parameters()``.
+            lr: factor on the rule's steps; 1 is as learned.
+            weight_decay: share of a parameter that is taken off, per step and unit of ``lr``.
+
+        Raises:
+            ArtifactError: if no update rule was learned, or it needs a user's code without leave to import it.
+
+        Example:
+            >>> import tempfile
+            >>> from metasearch.testing.phi import LEARNER, stored_phi
+            >>> slots = {"initialization": {"type": "random"}, "update_rule": {"type": "lstm"}}
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     learned = load(stored_phi(folder, learner={**LEARNER, "slots": slots}))
+            >>> model = nn.Linear(4, 3)
+            >>> optimizer = learned.optimizer(model.parameters())
+            >>> model(torch.ones(2, 4)).sum().backward()
+            >>> optimizer.step()
+        """
+        from metasearch.takeaway.optimizer import LearnedOptimizer, rule_of
+
+        rule, values = rule_of(self.manifest, self.phi, allow_user_code=self.allow_user_code)
+        return LearnedOptimizer(params, rule, values, lr=lr, weight_decay=weight_decay)
 
     def save(self, path: str | Path) -> Path:
         """Writes it elsewhere: a folder, or ``*.safetensors`` or ``*.pt`` with the initialization as a state dict; see

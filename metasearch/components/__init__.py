@@ -17,6 +17,10 @@ _BUILT_IN = {
     "slot.update_rule": {
         "sgd": "metasearch.components.update_rule:Sgd",
         "adam": "metasearch.components.update_rule:Adam",
+        "learned_momentum": "metasearch.components.rules.momentum:MomentumRule",
+        "learned_adam": "metasearch.components.rules.adam:AdamRule",
+        "lstm": "metasearch.components.rules.lstm:LstmRule",
+        "mlp": "metasearch.components.rules.mlp:MlpRule",
     },
     "slot.regularizer": {"proximal": "metasearch.components.regularizer:Proximal"},
     "slot.norms": {"per_step": "metasearch.components.norms:PerStepNorms"},

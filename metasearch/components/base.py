@@ -73,6 +73,11 @@ class Component:
         self.config = config
         self.context = context
 
+    @property
+    def constant_gradients(self) -> bool:
+        """Whether it takes the inner gradients as constants, so that no second derivatives are needed."""
+        return False
+
     def init(self, seed: int) -> tuple[Tensors, Tensors]:
         """Fresh learned tensors and buffers, without the task axis; both empty for a fixed component."""
         return {}, {}

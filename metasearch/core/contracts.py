@@ -44,6 +44,7 @@ __all__ = [
     "TaskDistribution",
     "Trial",
     "TrialFunction",
+    "Unrollable",
 ]
 
 
@@ -177,6 +178,22 @@ class InnerProblem(Protocol):
     def query_loss(self, phi: Phi, task: Task, state: Any, seed: int | None) -> Losses:
         """The losses on the query set at a state (``objective`` and ``query`` are the same there); without a seed,
         layers that draw are off.
+        """
+        ...
+
+
+@runtime_checkable
+class Unrollable(InnerProblem, Protocol):
+    """An inner problem whose objective is a sum over the states of its trajectory, so that it can be taken in parts.
+
+    Truncated estimators need it.
+    """
+
+    def unroll(
+        self, phi: Phi, task: Task, state: Any, seed: int, steps: int, *, train: bool = True, create_graph: bool = True
+    ) -> tuple[Any, Losses]:
+        """The state after further steps, and what the objective is of the states that they lead to; ``query`` is that
+        of the last one. ``seed`` is the same along one trajectory.
         """
         ...
 

@@ -215,6 +215,7 @@ class Measurement:
         updates: the shard's mean of the buffer updates.
         carried: estimator state of this shard for the next step.
         seconds: time the worker spent.
+        extra: what the estimator's own reduction needs besides (the seeds of perturbations ...): plain values only.
     """
 
     objective: NDArray[np.float64]
@@ -224,6 +225,7 @@ class Measurement:
     updates: Tensors = field(default_factory=dict)
     carried: Any = None
     seconds: float = 0.0
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -10,5 +10,8 @@ for _name, _path in {
     "first_order": "metasearch.estimators.backprop:FirstOrder",
     "implicit": "metasearch.estimators.implicit:Implicit",
     "reptile": "metasearch.estimators.reptile:Reptile",
+    "truncated": "metasearch.estimators.truncated:Truncated",
+    "es": "metasearch.estimators.evolution:ES",
+    "pes": "metasearch.estimators.evolution:PES",
 }.items():
     registry("estimator").add(_name, _path)

@@ -114,6 +114,8 @@ class EpisodeEstimator(ABC):
         """One call a shard, in reduction order."""
         seeds = seeding.derive_many(seed, "task", np.arange(self.config.tasks))
         shards = [seeds[start : start + self.shard] for start in range(0, len(seeds), self.shard)]
+        if carried is not None and len(carried) != len(shards):  # the shards were made smaller on the way
+            carried = None
         return [
             Call(
                 proposal=proposal,
@@ -128,11 +130,15 @@ class EpisodeEstimator(ABC):
             for index, shard in enumerate(shards)
         ]
 
+    def task_seeds(self, call: Call) -> Sequence[int]:
+        """Seeds of the tasks that a call is about; those of the tasks it carries on with, if it does."""
+        return call.seeds
+
     def measure(self, call: Call) -> Measurement:
         """Losses (and gradient) of one shard."""
         start = time.perf_counter()
         phi = self.problem.phi(call.phi)
-        task = self.problem.sample(call.split, call.seeds)
+        task = self.problem.sample(call.split, self.task_seeds(call))
         learner = self.problem.learner(phi.choices, call.split)
         losses, gradient, carried = self.shard_losses(call, phi, task, learner)
         metrics = {name: _array(value) for name, value in losses.metrics.items()}

@@ -10,5 +10,10 @@ for _name, _path in {
     "multitask": "metasearch.evaluation.joint:Multitask",
     "averaged": "metasearch.evaluation.joint:Averaged",
     "nearest_neighbour": "metasearch.evaluation.baselines:NearestNeighbour",
+    "sgd": "metasearch.evaluation.optimizers:Sgd",
+    "momentum": "metasearch.evaluation.optimizers:Momentum",
+    "nesterov": "metasearch.evaluation.optimizers:Nesterov",
+    "rmsprop": "metasearch.evaluation.optimizers:RmsProp",
+    "adam": "metasearch.evaluation.optimizers:Adam",
 }.items():
     registry("baseline").add(_name, _path)

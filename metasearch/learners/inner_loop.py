@@ -93,6 +93,8 @@ class InnerLoop:
             objective: what phi descends: the query loss after the last step, its sum over all steps, a weighted sum
                 with one weight for each step from 1 on, or weights that change on the way
                 (:class:`~metasearch.learners.unroll.Annealed`: ``{until: 5000, every: 500}``).
+            along: whose loss that is: on the query set, or on the ``support`` examples (with ``batch``, those of the
+                step that comes next), which costs nothing further: the trajectory of the training loss.
             predict: how networks with batch norm see query examples in validation, test and adaptation: ``together``
                 as one batch (transductive), ``alone``, one at a time in a batch with the support set, or ``both``. What
                 is measured alone is named so (``accuracy_alone``); under ``both``, L is measured together.
@@ -107,6 +109,7 @@ class InnerLoop:
         reduction: Literal["mean", "sum"] = "mean"
         batch: Batches = Batches()
         objective: Literal["final", "sum"] | tuple[float, ...] | Annealed = "final"
+        along: Literal["query", "support"] = "query"
         predict: Literal["together", "alone", "both"] = "together"
         adapt: tuple[str, ...] = ("*",)
         slots: dict[str, dict[str, Any]] = Field(default_factory=dict)
@@ -138,8 +141,11 @@ class InnerLoop:
             self.slots[slot] = build(f"slot.{slot}", settings, f"slots.{slot}", context=context)
         for component in self.slots.values():
             self.model = component.network(self.model)
+        self._constant = any(component.constant_gradients for component in self.slots.values())
         self._penalized = any(type(one).penalty is not Component.penalty for one in self.slots.values())
         weights = config.objective
+        if isinstance(weights, Annealed) and config.along == "support":
+            raise ConfigError("objective", "weights that change on the way are for query losses; leave `along` out")
         if isinstance(weights, tuple) and len(weights) != config.steps.train:
             raise ConfigError(
                 "objective", f"needs one weight a training step: {config.steps.train}, got {len(weights)}"
@@ -228,28 +234,47 @@ class InnerLoop:
 
     def step(self, phi: Phi, task: Task, state: State, seed: int, *, create_graph: bool = True) -> State:
         """One inner step on the support set; without ``create_graph`` its gradient is a constant."""
-        theta, number = state["theta"], state["step"]
-        # Shared initial weights arrive as views of phi; their per-task gradients need per-task leaves of the graph.
-        adapted = {name: theta[name] for name in self.adapted}
-        if not create_graph:
-            adapted = {name: value.detach().requires_grad_() for name, value in adapted.items()}
+        return self._step(phi, task, state, seed, create_graph=create_graph)[0]
+
+    def unroll(
+        self,
+        phi: Phi,
+        task: Task,
+        state: State,
+        seed: int,
+        steps: int,
+        *,
+        train: bool = True,
+        create_graph: bool = True,
+    ) -> tuple[State, Losses]:
+        """Several steps from any state, and what the objective is of the states that they lead to.
+
+        Unrolls that follow each other have objectives that add up to that of :meth:`evaluate`.
+        """
+        last_ones = self.objective_weights() if train else FINAL
+        weights = (0.0,) * (self.n_steps(train=train) - len(last_ones)) + last_ones
+        on_support = train and self.config.along == "support"
+        share: list[Tensor] = []
+        for taken in range(steps):
+            number = state["step"]
+            state, before = self._step(phi, task, state, seed, create_graph=create_graph)
+            if on_support and taken and weights[number - 1]:
+                share.append(weights[number - 1] * before)
+            if not on_support and taken + 1 < steps and weights[number]:
+                share.append(weights[number] * self.query_loss(phi, task, state, seed).objective)
+        weight = weights[state["step"] - 1] if state["step"] else 1.0
+        if on_support:
+            with torch.no_grad():
+                last = self.query_loss(phi, task, state, seed)
+            upcoming = self._examples(task, state, seed)
+            share += [weight * self._support(phi, upcoming, state, task, seed)[0]] if weight else []
         else:
-            adapted = {
-                name: value if value.requires_grad else value.requires_grad_() for name, value in adapted.items()
-            }
-        with torch.enable_grad():
-            loss, buffers = self._support(
-                phi, self._examples(task, state, seed), {**state, "theta": {**theta, **adapted}}, task, seed
-            )
-            found = torch.autograd.grad(
-                loss.sum(), list(adapted.values()), create_graph=create_graph, allow_unused=True
-            )
-        gradients = {
-            name: torch.zeros_like(value) if gradient is None else gradient
-            for (name, value), gradient in zip(adapted.items(), found, strict=True)
-        }
-        theta, rule = self._update(phi, theta, gradients, state["rule"], number)
-        return {**state, "theta": theta, "buffers": buffers, "rule": rule, "step": number + 1}
+            last = self.query_loss(phi, task, state, seed if train else None)
+            if weight == 1.0 and not share:
+                return state, last
+            share += [weight * last.objective] if weight else []
+        objective = torch.stack(share).sum(0) if share else torch.zeros_like(last.query)
+        return state, Losses(objective, last.query, last.metrics, last.updates)
 
     def support_loss(self, phi: Phi, task: Task, state: State, seed: int) -> Tensor:
         """``[T]``, the training loss at a state: over the whole support set, penalties included."""
@@ -280,6 +305,9 @@ class InnerLoop:
 
     def evaluate(self, phi: Phi, task: Task, seed: int, *, train: bool = True, create_graph: bool = True) -> Losses:
         """Runs the inner loop and takes the query loss; shapes as in :class:`~metasearch.core.contracts.Learner`."""
+        if train and self.config.along == "support":
+            state = self.begin(phi, task, seed)
+            return self.unroll(phi, task, state, seed, self.n_steps(), create_graph=create_graph)[1]
         weights = self.objective_weights() if train else FINAL
         return unroll(self, phi, task, seed, train=train, create_graph=create_graph, weights=weights)
 
@@ -292,6 +320,50 @@ class InnerLoop:
             state = self.step(phi, task, state, seed, create_graph=False)
         beside = support.x if self.config.predict == "alone" else None
         return Adapted(self.model, self._network(phi, state), state["buffers"], beside)
+
+    def _step(self, phi: Phi, task: Task, state: State, seed: int, *, create_graph: bool) -> tuple[State, Tensor]:
+        """The next state, and the support loss ``[T]`` at the state before, with its derivatives along the way."""
+        theta, number = state["theta"], state["step"]
+        create_graph = create_graph and not self._constant
+        # Shared initial weights arrive as views of phi; their per-task gradients need per-task leaves of the graph.
+        adapted = {name: theta[name] for name in self.adapted}
+        if not create_graph:
+            adapted = {name: value.detach().requires_grad_() for name, value in adapted.items()}
+        else:
+            adapted = {
+                name: value if value.requires_grad else value.requires_grad_() for name, value in adapted.items()
+            }
+        others = not create_graph and self.config.along == "support" and self._moves_otherwise(phi, theta)
+        with torch.enable_grad():
+            at = {**state, "theta": {**theta, **adapted}}
+            loss, buffers = self._support(phi, self._examples(task, state, seed), at, task, seed)
+            found = torch.autograd.grad(
+                loss.sum(),
+                list(adapted.values()),
+                create_graph=create_graph,
+                retain_graph=create_graph or others,
+                allow_unused=True,
+            )
+        gradients = {
+            name: torch.zeros_like(value) if gradient is None else gradient
+            for (name, value), gradient in zip(adapted.items(), found, strict=True)
+        }
+        if not create_graph:
+            loss = _attached(loss if others else loss.detach(), theta, gradients)
+        theta, rule = self._update(phi, theta, gradients, state["rule"], number)
+        return {**state, "theta": theta, "buffers": buffers, "rule": rule, "step": number + 1}, loss
+
+    def _moves_otherwise(self, phi: Phi, theta: Tensors) -> bool:
+        """Whether phi moves the support loss on other ways than through the parameters that are adapted."""
+        hooks = ("losses", "support", "parameters", "penalty")
+        learned = (
+            value.requires_grad
+            for slot, component in self.slots.items()
+            if any(getattr(type(component), hook) is not getattr(Component, hook) for hook in hooks)
+            for value in phi.part(slot).values()
+        )
+        fixed = (value.requires_grad for name, value in theta.items() if name not in self.adapted)
+        return any(learned) or any(fixed)
 
     def _examples(self, task: Task, state: State, seed: int) -> Batch:
         """The support examples of the next step."""
@@ -337,6 +409,15 @@ class InnerLoop:
                 if state:
                     after[slot] = state
         return theta, after
+
+
+def _attached(loss: Tensor, theta: Tensors, gradients: Tensors) -> Tensor:
+    """A loss ``[T]`` whose derivative in theta is known: its value stays, its graph leads through theta."""
+    for name, gradient in gradients.items():
+        if theta[name].requires_grad:
+            along = gradient * (theta[name] - theta[name].detach())
+            loss = loss + along.flatten(1).sum(1) if along.dim() > 1 else loss + along
+    return loss
 
 
 def _below(dimension: Dimension, prefix: str) -> Dimension:

@@ -57,6 +57,18 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "slots": {"initialization": {"type": "random"}},
         },
     ),
+    "learned optimizer on minibatches": (
+        {"type": "sinusoid", "shots": 10},
+        {
+            "type": "inner_loop",
+            "model": {"type": "mlp", "hidden": [4]},
+            "steps": 3,
+            "batch": 4,
+            "objective": "sum",
+            "along": "support",
+            "slots": {"initialization": {"type": "random"}, "update_rule": {"type": "lstm", "hidden": 3}},
+        },
+    ),
     "own module": ({"type": "quadratic"}, {"type": "inner_loop", "model": Dropping}),
     "policy": (
         {"type": "navigation", "horizon": 5, "trajectories": 4, "queries": 3},

@@ -1,5 +1,7 @@
 """The contract of task distributions, for everything that is registered."""
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,6 +9,9 @@ import pytest
 import metasearch.tasks  # noqa: F401  (lists the built-in tasks)
 from metasearch.core.registry import build, import_path, registry
 from metasearch.testing.tasks import TaskContract
+
+sys.path.insert(0, str(Path(__file__).parent))
+from mnist_files import write_mnist
 
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "omniglot": [
@@ -16,7 +21,11 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     ],
     "sinusoid": [{}, {"frequency": [0.8, 1.2]}],
     "navigation": [{}, {"start": "random", "trajectories": 3, "queries": {"train": 2, "test": 4}}],
-    "quadratic": [{"noise": 0.1}],
+    "quadratic": [
+        {"noise": 0.1},
+        {"dimensions": 10, "shots": 10, "inputs": "uniform", "targets": "independent", "shared": True},
+    ],
+    "mnist": [{"pool": 12, "queries": 5}],
 }
 
 
@@ -33,5 +42,7 @@ def test_every_built_in_distribution_is_covered() -> None:
 )
 class TestRegistered(TaskContract):
     @pytest.fixture
-    def tasks(self, settings: dict[str, Any]) -> Any:
+    def tasks(self, settings: dict[str, Any], tmp_path: Path) -> Any:
+        if settings["type"] == "mnist":
+            settings = {**settings, "folder": str(write_mnist(tmp_path))}
         return build("task", settings, "tasks", device="cpu")

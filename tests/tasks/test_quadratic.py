@@ -63,3 +63,19 @@ def test_a_pool_repeats_its_tasks_and_an_unknown_split_is_refused():
     assert len(set(tasks.sample("train", np.arange(10)).info["solution"][:, 0].tolist())) == 2
     with pytest.raises(ConfigError, match="no split 'dev'"):
         tasks.sample("dev", np.arange(2))
+
+
+def test_independent_targets_give_the_random_problems_of_the_learned_optimizer_paper():
+    """|W theta - y|^2 with all numbers from U[0, 1), ten dimensions, and one set for learning and judging."""
+    tasks = quadratic(dimensions=10, shots=10, condition=1, inputs="uniform", targets="independent", shared=True)
+    task = tasks.sample("train", np.arange(300))
+    assert task.query is task.support
+    assert tasks.spec("train").query == 10
+    for numbers in (task.support.x, task.support.y):
+        assert 0 <= float(numbers.min()) < 0.01
+        assert 0.99 < float(numbers.max()) < 1
+        assert abs(float(numbers.mean()) - 0.5) < 0.02
+    solved = torch.linalg.solve(task.support.x, task.support.y)
+    assert float((task.support.x @ solved - task.support.y).abs().max()) < 1e-6  # each has a minimum of 0
+    correlation = torch.corrcoef(torch.stack([task.support.x[:, 0].sum(-1), task.support.y[:, 0, 0]]))[0, 1]
+    assert abs(float(correlation)) < 0.2

@@ -1,0 +1,159 @@
+"""A learned optimizer's step on a model of ten million parameters, beside torch's Adam, and the memory of its state.
+
+Variants: ``adam`` (foreach, the baseline), the 4-unit and the 32-unit perceptron, the LSTM (2 layers of 20), and the
+hand-made ``momentum`` and ``adam`` rules through the same path. Each has a process of its own; rounds alternate between
+them and medians are printed. ``floor`` is the time that the rule's matrix products alone need in pieces of the same
+size, so ``x floor`` says what the rest of the step costs.
+
+    python experiments/benchmarks/learned_optimizer.py --parameters 10000000 --rounds 7
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+import torch
+from torch import nn
+
+from metasearch.components import Context
+from metasearch.core.registry import build
+from metasearch.takeaway.optimizer import PIECE, LearnedOptimizer
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "mlp-4": {"type": "mlp", "hidden": [4, 4], "momenta": [0.9, 0.99, 0.999], "second_moments": [0.999]},
+    "mlp-32": {"type": "mlp", "hidden": [32, 32]},
+    "lstm": {"type": "lstm"},
+    "rule-momentum": {"type": "learned_momentum"},
+    "rule-adam": {"type": "learned_adam"},
+}
+BASELINE = "adam"
+
+
+def main() -> None:
+    """Runs the variants against each other and prints a table."""
+    arguments = parse()
+    torch.set_num_threads(arguments.threads)
+    if arguments.variant:
+        serve(arguments)
+        return
+    names = [*arguments.variants.split(","), BASELINE]
+    workers = {name: start(name) for name in names}
+    firsts = {name: ask(worker) for name, worker in workers.items()}
+    rounds: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(arguments.rounds):
+        for name, worker in workers.items():
+            rounds[name].append(ask(worker)["seconds"])
+    for worker in workers.values():
+        worker.stdin.close()
+        worker.wait()
+    medians = {name: statistics.median(values) for name, values in rounds.items()}
+    print(
+        f"{arguments.parameters:,} parameters in layers of {arguments.width}, {arguments.threads} thread(s), "
+        f"torch {torch.__version__}, {'wall' if arguments.wall else 'CPU'} time"
+    )
+    for name in names:
+        floor = firsts[name]["floor"]
+        against = f"{medians[name] / floor:6.2f} x floor" if floor else " " * 14
+        print(
+            f"{name:14} {1e3 * medians[name]:9.1f} ms   {medians[name] / medians[BASELINE]:7.2f} x Adam   {against}   "
+            f"state {firsts[name]['bytes']:6.1f} bytes a parameter"
+        )
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parameters", type=int, default=10_000_000)
+    parser.add_argument("--width", type=int, default=1000, help="of the layers that the parameters form")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--wall", action="store_true", help="wall time in place of CPU time")
+    parser.add_argument("--variants", default=",".join(VARIANTS))
+    parser.add_argument("--variant", default="", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def start(name: str) -> Any:
+    return subprocess.Popen(
+        [sys.executable, __file__, *sys.argv[1:], "--variant", name],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def ask(worker: Any) -> dict[str, float]:
+    worker.stdin.write("\n")
+    worker.stdin.flush()
+    answer: dict[str, float] = json.loads(worker.stdout.readline())
+    return answer
+
+
+def serve(arguments: argparse.Namespace) -> None:
+    """Answers each line with the seconds of one step; the first answer also has the size of the state."""
+    clock = time.perf_counter if arguments.wall else time.process_time
+    torch.manual_seed(0)
+    parameters = model(arguments.parameters, arguments.width)
+    for parameter in parameters:
+        parameter.grad = 0.01 * torch.randn_like(parameter)
+    name = arguments.variant
+    optimizer = torch.optim.Adam(parameters, foreach=True) if name == BASELINE else learned(name, parameters)
+    optimizer.step()  # makes the state
+    count = sum(parameter.numel() for parameter in parameters)
+    kept = sum(
+        value.numel() * value.element_size()
+        for state in optimizer.state.values()
+        for value in state.values()
+        if isinstance(value, torch.Tensor)
+    )
+    floor = floor_of(VARIANTS.get(name, {}), count, clock)
+    for _ in sys.stdin:
+        begin = clock()
+        optimizer.step()
+        print(json.dumps({"seconds": clock() - begin, "bytes": kept / count, "floor": floor}), flush=True)
+
+
+def model(count: int, width: int) -> list[nn.Parameter]:
+    """Weights and biases of square layers, until there are enough parameters."""
+    shapes: list[tuple[int, ...]] = []
+    while count > 0:
+        rows = max(min(width, count // width), 1)
+        shapes += [(rows, width), (rows,)]
+        count -= rows * width
+    return [nn.Parameter(0.01 * torch.randn(shape)) for shape in shapes]
+
+
+def learned(name: str, parameters: list[nn.Parameter]) -> LearnedOptimizer:
+    nothing: Any = None
+    rule = build("slot.update_rule", VARIANTS[name], "", context=Context(nothing, nothing, {}, ()))
+    return LearnedOptimizer(parameters, rule, rule.init(0)[0])
+
+
+def floor_of(settings: dict[str, Any], count: int, clock: Any) -> float:
+    """Seconds of the rule's matrix products alone, piece by piece; 0 for rules without any."""
+    if settings.get("type") == "lstm":
+        products = [(80, 2), (80, 20), (80, 20), (80, 20), (1, 20)]
+    elif settings.get("type") == "mlp":
+        momenta = len(settings.get("momenta", (0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)))
+        features = 2 + momenta + len(settings.get("second_moments", ())) * (2 + momenta)
+        sizes = [features, *settings["hidden"], 2]
+        products = list(zip(sizes[1:], sizes[:-1], strict=True))
+    else:
+        return 0.0
+    pairs = [(torch.randn(shape), torch.randn(shape[1], PIECE)) for shape in products]
+    begin, rounds = clock(), max(count // PIECE, 1)
+    for _ in range(rounds):
+        for weight, x in pairs:
+            weight @ x
+    return float(clock() - begin)
+
+
+if __name__ == "__main__":
+    import metasearch.components  # noqa: F401  (lists the rules)
+
+    main()

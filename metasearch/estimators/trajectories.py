@@ -1,0 +1,109 @@
+"""Inner trajectories that outlive an evaluation: each one takes a few steps of theirs, the next goes on from there.
+
+What is carried is a value, one for each shard: the seeds that the trajectory began with, how many steps are left of it,
+and the inner states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import PositiveInt
+
+from metasearch.core import seeds as seeding
+from metasearch.core.contracts import Learner, Unrollable
+from metasearch.core.errors import UnsupportedError
+from metasearch.core.values import Call, Losses
+from metasearch.estimators.episodes import EpisodeEstimator, Problem
+
+__all__ = ["Journey", "TruncatedEstimator", "unrollable"]
+
+
+@dataclass(frozen=True)
+class Journey:
+    """Where a shard's trajectory stands.
+
+    Args:
+        seeds: of its tasks.
+        seed: of all else that is drawn on the way.
+        left: inner steps to its end.
+        kept: what the estimator keeps of it (inner states ...); empty before the first step.
+    """
+
+    seeds: tuple[int, ...]
+    seed: int
+    left: int
+    kept: dict[str, Any]
+
+
+class TruncatedEstimator(EpisodeEstimator):
+    """An estimate from ``steps`` inner steps at a time; at the end of the inner loop new tasks begin.
+
+    L is the query loss where the steps end, so it varies along a trajectory; validation measures whole ones.
+
+    Raises:
+        UnsupportedError: if the learner's trajectory cannot be taken in parts.
+    """
+
+    class Config(EpisodeEstimator.Config):
+        """Settings.
+
+        Args:
+            steps: inner steps of one evaluation.
+            offsets: whether the first trajectory of each shard is shortened by a random number of truncations, so that
+                later ones do not begin and end together.
+        """
+
+        steps: PositiveInt = 20
+        offsets: bool = True
+
+    gives_gradient: ClassVar[bool] = True
+    carries: ClassVar[bool] = True
+
+    def __init__(self, config: Any, problem: Problem, function: str = "train") -> None:
+        super().__init__(config, problem, function)
+        unrollable(problem.learner({}, "train"), "evaluation.estimator")
+
+    def task_seeds(self, call: Call) -> Sequence[int]:
+        return call.carried["seeds"] if call.carried and call.carried["left"] else call.seeds
+
+    def journey(self, call: Call, learner: Unrollable) -> Journey:
+        """The trajectory that a call goes on with: the one it carries, or a new one."""
+        if call.carried and call.carried["left"]:
+            return Journey(**{**call.carried, "seeds": tuple(call.carried["seeds"])})
+        horizon, steps = learner.n_steps(train=True), int(self.config.steps)
+        skipped = 0
+        if call.carried is None and self.config.offsets:
+            starts = -(-horizon // steps)
+            skipped = steps * int(seeding.Draws([seeding.derive(call.seed, "offset")]).integers(1, starts)[0, 0])
+        return Journey(call.seeds, call.seed, horizon - skipped, {})
+
+    def onward(self, journey: Journey, kept: dict[str, Any], losses: Sequence[Losses]) -> dict[str, Any]:
+        """What to carry; a trajectory that came to its end, or left the numbers behind, is not gone on with."""
+        finite = all(bool(torch.isfinite(one.objective).all() & torch.isfinite(one.query).all()) for one in losses)
+        left = journey.left - min(int(self.config.steps), journey.left) if finite else 0
+        if not left:
+            return {"seeds": [], "seed": 0, "left": 0, "kept": {}}
+        return {
+            "seeds": [int(one) for one in np.asarray(journey.seeds)],
+            "seed": journey.seed,
+            "left": left,
+            "kept": kept,
+        }
+
+
+def unrollable(learner: Learner, path: str) -> Unrollable:
+    """The learner as one whose trajectory can be taken in parts.
+
+    Raises:
+        UnsupportedError: if it is not.
+    """
+    if not isinstance(learner, Unrollable):
+        raise UnsupportedError(
+            path, f"takes the inner loop in parts, and {type(learner).__name__} has none; use backprop or value"
+        )
+    return learner

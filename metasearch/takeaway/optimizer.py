@@ -1,0 +1,315 @@
+"""A learned update rule as a plain ``torch.optim.Optimizer``.
+
+The rule's own functions are called, on coordinates instead of tensors: small tensors are laid side by side, large ones
+are taken in pieces that fit the cache. So a model of ten million parameters needs a few hundred times a few operations,
+and no memory besides its parameters, gradients and the rule's state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+
+from metasearch.artifacts import Manifest, refuse_user_code
+from metasearch.components import Context
+from metasearch.components.rules import Block, FlatRule, State
+from metasearch.core.errors import ArtifactError, ConfigError
+from metasearch.core.registry import build
+from metasearch.core.values import Phi, Tensors
+from metasearch.takeaway.rebuild import plain_config
+
+__all__ = ["LearnedOptimizer", "rule_of"]
+
+PIECE = 1 << 15
+"""Coordinates that are worked on at once."""
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A parameter with a gradient."""
+
+    name: str
+    parameter: Tensor
+    state: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Coordinates ``start`` to ``stop`` of member ``index``."""
+
+    index: int
+    start: int
+    stop: int
+
+
+class LearnedOptimizer(torch.optim.Optimizer):
+    """Moves parameters by a learned rule: ``theta' = (1 - lr weight_decay) theta + lr * rule(...)``.
+
+    With ``lr = 1`` and no weight decay the numbers are those of the inner loop that the rule was learned in.
+
+    Args:
+        params: parameters, parameter groups, or named parameters; the latter where the rule has learned a number for
+            each tensor.
+        rule: the rule.
+        values: its part of phi; copied.
+        lr: factor on the rule's steps. The rule knows its own step size, so 1 is as learned; schedulers act on it.
+        weight_decay: share of a parameter that is taken off, per step and unit of ``lr``.
+
+    ``lr`` and ``weight_decay`` may differ by group. Parameters without a gradient are skipped and do not age. Half
+    precision parameters have their state, and are computed, in float32.
+
+    Raises:
+        ValueError: if a factor is negative.
+        TypeError: for complex or integer parameters.
+        ArtifactError: if the rule knows tensors by name and does not know these.
+    """
+
+    def __init__(
+        self, params: Iterable[Any], rule: FlatRule, values: Tensors, *, lr: float = 1.0, weight_decay: float = 0.0
+    ) -> None:
+        self.rule = rule
+        self.values = {name: value.detach().clone() for name, value in values.items()}
+        self._cast: dict[tuple[torch.device, torch.dtype], Tensors] = {}
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        try:
+            self._check(group)
+        except (ArtifactError, TypeError, ValueError):
+            self.param_groups.pop()
+            raise
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One step of all parameters that have a gradient.
+
+        Args:
+            closure: computes the loss again and returns it.
+
+        Raises:
+            RuntimeError: for sparse gradients.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for (device, dtype, age), members in self._ready(group).items():
+                self._advance(group, members, self._values(device, dtype), dtype, age)
+                for member in members:
+                    member.state["step"] += 1
+        return loss
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Continues from a state, bit for bit."""
+        super().load_state_dict(dict(state_dict))
+        # torch has just rounded the state of half precision parameters to their own precision
+        ours = [parameter for group in self.param_groups for parameter in group["params"]]
+        theirs = [number for group in state_dict["param_groups"] for number in group["params"]]
+        for parameter, number in zip(ours, theirs, strict=True):
+            for name, value in state_dict["state"].get(number, {}).items():
+                if name != "step":
+                    self.state[parameter][name] = value.detach().to(parameter.device, _wide(parameter), copy=True)
+                else:
+                    self.state[parameter][name] = value.detach().clone()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "rule": self.rule, "values": self.values, "_cast": {}}
+
+    def _check(self, group: Mapping[str, Any]) -> None:
+        for key in ("lr", "weight_decay"):
+            if not float(group[key]) >= 0.0:
+                raise ValueError(f"expected {key} of at least 0, got {group[key]}")
+        for parameter in group["params"]:
+            if not parameter.is_floating_point():
+                raise TypeError(f"learned rules move real floating-point parameters, got {parameter.dtype}")
+        known = self.rule.tensors
+        unknown = None if known is None else sorted(set(group.get("param_names", ["?"])) - set(known))
+        if unknown and known is not None:
+            given = f"no names ({', '.join(known)} are known)" if "param_names" not in group else ", ".join(unknown)
+            raise ArtifactError(
+                f"this rule has learned numbers for single tensors by name, and was given {given}; give "
+                "model.named_parameters() of a model with the names it was learned on"
+            )
+
+    def _ready(self, group: Mapping[str, Any]) -> dict[tuple[torch.device, torch.dtype, int], list[_Member]]:
+        """Parameters that can be worked on together."""
+        names = group.get("param_names") or [str(index) for index in range(len(group["params"]))]
+        found: dict[tuple[torch.device, torch.dtype, int], list[_Member]] = {}
+        for name, parameter in zip(names, group["params"], strict=True):
+            if parameter.grad is None or not parameter.numel():
+                continue
+            if parameter.grad.layout != torch.strided:
+                raise RuntimeError(
+                    f"LearnedOptimizer does not support sparse gradients, got one for {name} of shape "
+                    f"{tuple(parameter.shape)}; make it dense (sparse=False in nn.Embedding)"
+                )
+            state, dtype = self.state[parameter], _wide(parameter)
+            if not state:
+                like = parameter.detach().reshape(1, -1).to(dtype)
+                fresh = self.rule.start(self._values(parameter.device, dtype), like)
+                state["step"] = torch.tensor(0.0)
+                state.update({key: value[0] for key, value in fresh.items()})
+            key = (parameter.device, dtype, int(state["step"]))
+            found.setdefault(key, []).append(_Member(name, parameter, state))
+        return found
+
+    def _advance(
+        self, group: Mapping[str, Any], members: Sequence[_Member], values: Tensors, dtype: torch.dtype, age: int
+    ) -> None:
+        rule, lr = self.rule, float(group["lr"])
+        thetas = [member.parameter.detach().reshape(-1) for member in members]  # a view where it is contiguous
+        gradients = [
+            member.parameter.grad.detach().reshape(-1) for member in members if member.parameter.grad is not None
+        ]
+        states = [{key: value for key, value in one.state.items() if key != "step"} for one in members]
+        blocks = list(_blocks([theta.numel() for theta in thetas]))
+        scales = None
+        if rule.normalizes:
+            scales = rule.scale(self._mean_squares(members, blocks, thetas, gradients, states, values, dtype, age))
+        for pieces in blocks:
+            layout = _layout(pieces, members)
+            theta, gradient = _load(thetas, pieces, dtype), _load(gradients, pieces, dtype)
+            before = _load_state(states, pieces)
+            state = before if rule.normalizes else rule.remember(values, gradient, before, age, layout)
+            features = rule.features(values, theta, gradient, state)
+            if scales is not None:
+                features = features * layout.spread(scales[..., [piece.index for piece in pieces]])
+            moved, state = rule.decide(values, features, state, age, layout)
+            _store_state(states, pieces, before, state)
+            _move(thetas, pieces, theta, moved, lr, float(group["weight_decay"]))
+        for member, theta in zip(members, thetas, strict=True):
+            if theta.data_ptr() != member.parameter.data_ptr():
+                member.parameter.copy_(theta.view_as(member.parameter))
+
+    def _mean_squares(
+        self,
+        members: Sequence[_Member],
+        blocks: Sequence[Sequence[_Piece]],
+        thetas: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+        states: Sequence[State],
+        values: Tensors,
+        dtype: torch.dtype,
+        age: int,
+    ) -> Tensor:
+        """Lets all coordinates remember their gradient, and takes each feature's mean square over each tensor."""
+        total: Tensor | None = None
+        for pieces in blocks:
+            layout = _layout(pieces, members)
+            theta, gradient = _load(thetas, pieces, dtype), _load(gradients, pieces, dtype)
+            before = _load_state(states, pieces)
+            state = self.rule.remember(values, gradient, before, age, layout)
+            _store_state(states, pieces, before, state)
+            sums = layout.sums(self.rule.features(values, theta, gradient, state).square())
+            if total is None:
+                total = sums.new_zeros(*sums.shape[:-1], len(members))
+            for place, piece in enumerate(pieces):
+                total[..., piece.index] += sums[..., place]
+        assert total is not None
+        return total / torch.tensor([theta.numel() for theta in thetas], dtype=dtype, device=total.device)
+
+    def _values(self, device: torch.device, dtype: torch.dtype) -> Tensors:
+        if (device, dtype) not in self._cast:
+            self._cast[device, dtype] = {name: value.to(device, dtype) for name, value in self.values.items()}
+        return self._cast[device, dtype]
+
+
+def rule_of(manifest: Manifest, phi: Phi, *, allow_user_code: bool = False) -> tuple[FlatRule, Tensors]:
+    """The update rule of a stored phi and what was learned for it. Its network is not built.
+
+    Raises:
+        ArtifactError: if no update rule was learned, or it needs a user's code without leave to import it.
+    """
+    learner = manifest.config.get("learner")
+    slots = learner.get("slots", {}) if isinstance(learner, Mapping) else {}
+    block = slots.get("update_rule")
+    if not isinstance(block, Mapping):
+        raise ArtifactError(f"the manifest of this phi describes no update rule (update_rule: {block!r})")
+    refuse_user_code(block, allow_user_code=allow_user_code)
+    values = phi.part("update_rule")
+    tensors = tuple(dict.fromkeys(name.partition(".")[2] for name in values if "." in name))
+    choices = {name: value for name, value in phi.choices.items() if name.startswith("learner.slots.update_rule.")}
+    try:
+        given = plain_config({"learner": {"slots": {"update_rule": dict(block)}}}, choices)
+        settings = {k: v for k, v in given["learner"]["slots"]["update_rule"].items() if k != "searcher"}
+        context = Context(_NO_NETWORK, _NO_NETWORK, dict.fromkeys(tensors, ()), tensors)
+        rule = build("slot.update_rule", settings, "learner.slots.update_rule", context=context)
+    except ConfigError as error:
+        raise ArtifactError(f"the update rule of this phi cannot be built here: {error}") from error
+    if not isinstance(rule, FlatRule):
+        raise ArtifactError(
+            f"this phi was learned with the update rule {block.get('type')!r}, which is no learned one; what it holds "
+            "is for .initialize(module) or .learner()"
+        )
+    return rule, values
+
+
+_NO_NETWORK: Any = None
+
+
+def _wide(parameter: Tensor) -> torch.dtype:
+    """The precision in which a parameter is worked on."""
+    return torch.float64 if parameter.dtype == torch.float64 else torch.float32
+
+
+def _blocks(sizes: Sequence[int]) -> Iterator[list[_Piece]]:
+    """All coordinates, small tensors together, large ones in pieces."""
+    together: list[_Piece] = []
+    room = PIECE
+    for index, size in enumerate(sizes):
+        if size > PIECE:
+            yield from ([_Piece(index, start, min(start + PIECE, size))] for start in range(0, size, PIECE))
+            continue
+        if size > room:
+            yield together
+            together, room = [], PIECE
+        together.append(_Piece(index, 0, size))
+        room -= size
+    if together:
+        yield together
+
+
+def _layout(pieces: Sequence[_Piece], members: Sequence[_Member]) -> Block:
+    return Block(
+        tuple(members[piece.index].name for piece in pieces), tuple(piece.stop - piece.start for piece in pieces)
+    )
+
+
+def _load(tensors: Sequence[Tensor], pieces: Sequence[_Piece], dtype: torch.dtype | None = None) -> Tensor:
+    """Pieces side by side, ``[1, n, ...]``."""
+    parts = [tensors[piece.index][piece.start : piece.stop] for piece in pieces]
+    whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return (whole if dtype is None else whole.to(dtype)).unsqueeze(0)
+
+
+def _load_state(states: Sequence[State], pieces: Sequence[_Piece]) -> State:
+    return {key: _load([state[key] for state in states], pieces) for key in states[pieces[0].index]}
+
+
+def _store_state(states: Sequence[State], pieces: Sequence[_Piece], before: State, after: State) -> None:
+    for key, value in after.items():
+        if value is not before[key]:
+            parts = value[0].split([piece.stop - piece.start for piece in pieces])
+            for piece, part in zip(pieces, parts, strict=True):
+                states[piece.index][key][piece.start : piece.stop].copy_(part)
+
+
+def _move(
+    thetas: Sequence[Tensor], pieces: Sequence[_Piece], theta: Tensor, moved: Tensor, lr: float, decay: float
+) -> None:
+    after = torch.add(theta if not decay else theta * (1 - lr * decay), moved, alpha=lr)[0]
+    for piece, part in zip(pieces, after.split([piece.stop - piece.start for piece in pieces]), strict=True):
+        thetas[piece.index][piece.start : piece.stop].copy_(part)
