@@ -62,7 +62,7 @@ class TruncatedEstimator(EpisodeEstimator):
         offsets: bool = True
 
     gives_gradient: ClassVar[bool] = True
-    carries: ClassVar[bool] = True
+    carries: bool = True
 
     def __init__(self, config: Any, problem: Problem, function: str = "train") -> None:
         super().__init__(config, problem, function)
