@@ -19,7 +19,14 @@ from metasearch.takeaway.export import export
 from metasearch.takeaway.initialize import InitializationReport, fill, initialize
 from metasearch.takeaway.inputs import as_examples, as_targets
 from metasearch.takeaway.places import find
-from metasearch.takeaway.rebuild import build_learner, for_outputs, spec_of, with_outputs, zero_patterns
+from metasearch.takeaway.rebuild import (
+    build_learner,
+    for_outputs,
+    made_patterns,
+    spec_of,
+    with_outputs,
+    zero_patterns,
+)
 
 if TYPE_CHECKING:
     from metasearch.classifier import MetaClassifier, MetaRegressor
@@ -179,7 +186,12 @@ class LoadedPhi:
             raise ArtifactError(f"this phi has no learned initialization (it holds: {held}); use .learner() or .adapt")
         outputs = self.manifest.spec.get("outputs")
         return initialize(
-            module, parameters, self.phi.buffers_of("initialization"), outputs, zero_patterns(self.manifest)
+            module,
+            parameters,
+            self.phi.buffers_of("initialization"),
+            outputs,
+            zero_patterns(self.manifest),
+            made_patterns(self.manifest),
         )
 
     def adapt(
