@@ -34,6 +34,7 @@ def evaluate(
     episodes: int = 600,
     split: str = "test",
     steps: int | None = None,
+    predict: str | None = None,
     seed: int = 0,
     shard: int | None = None,
     device: str = "cpu",
@@ -53,6 +54,8 @@ def evaluate(
         episodes: tasks.
         split: where they come from.
         steps: inner steps; None means as many as at the search's test.
+        predict: how an inner loop's network is asked: ``together``, ``alone``, ``both`` or ``nil``
+            (:class:`~metasearch.learners.inner_loop.InnerLoop`); None means as at the search's test.
         seed: of the tasks; the search's own seed gives the tasks of its test.
         shard: tasks that are computed together; None means as many as at the search's test, else 25.
         device: where to compute.
@@ -70,7 +73,7 @@ def evaluate(
     loaded = phi if isinstance(phi, LoadedPhi) else load(phi, allow_user_code=allow_user_code, runs=runs)
     if allow_user_code and not loaded.allow_user_code:
         loaded = LoadedPhi(artifacts.StoredPhi(loaded.phi, loaded.manifest), loaded.source, allow_user_code=True)
-    learner_block = _learner(loaded, steps)
+    learner_block = _learner(loaded, steps, predict)
     numerics = {**(loaded.manifest.config.get("numerics") or {}), "device": device, "compile": "never"}
     measured = _OneSplit(_tasks(loaded, tasks, numerics, device), split)
     spec = measured.spec(split)
@@ -141,10 +144,12 @@ def _block(loaded: LoadedPhi, given: Any) -> dict[str, Any]:
     return dict(override(plain, [f"tasks.{one.removeprefix('tasks.')}" for one in given])["tasks"])
 
 
-def _learner(loaded: LoadedPhi, steps: int | None) -> Any:
-    """The learner's block, with the number of inner steps that is asked for."""
+def _learner(loaded: LoadedPhi, steps: int | None, predict: str | None) -> Any:
+    """The learner's block, with the number of inner steps and the way of predicting that are asked for."""
     block = trusted_block(loaded.manifest, allow_user_code=loaded.allow_user_code)
     block = plain_config({"learner": block}, loaded.phi.choices)["learner"]
+    if predict is not None:
+        block = {**block, "predict": predict}
     if steps is None:
         return block
     present = block.get("steps", 1)

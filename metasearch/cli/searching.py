@@ -83,7 +83,15 @@ def evaluate(given: Namespace) -> int:
     phi = load(given.phi, runs=given.runs, allow_user_code=given.allow_user_code)
     seed = phi.manifest.provenance.seeds.get("search", 0) if given.seed is None else given.seed
     episodes = given.episodes or (phi.manifest.config.get("test") or {}).get("episodes", 600)
-    test = measured(phi, tasks=_tasks(given), episodes=episodes, split=given.split, steps=given.steps, seed=seed)
+    test = measured(
+        phi,
+        tasks=_tasks(given),
+        episodes=episodes,
+        split=given.split,
+        steps=given.steps,
+        predict=given.predict,
+        seed=seed,
+    )
     inner = "" if test["inner_steps"] is None else f", {count(test['inner_steps'], 'inner step')}"
     print(f"{given.phi}: {count(test['episodes'], 'episode')} of split {given.split!r}, seed {seed}{inner}")
     for name in [name.removesuffix("_ci95") for name in test if name.endswith("_ci95")]:

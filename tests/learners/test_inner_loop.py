@@ -194,6 +194,25 @@ class TestPredict:
         assert torch.equal(found["both"].query, found["together"].query)
         assert not torch.equal(found["alone"].query, found["together"].query)
 
+    def test_nil_takes_the_label_of_the_support_example_with_the_nearest_features(self) -> None:
+        task, loop = tasks(), learner(predict="nil", steps=0)
+        phi = loop.init(0).to("cpu", torch.float64)
+        weight, bias = (phi.tensors[f"initialization.layers.0.{one}"] for one in ("weight", "bias"))
+        support, query = (torch.relu(one.x @ weight.T + bias) for one in (task.support, task.query))
+        right = []
+        for index in range(2):
+            near = torch.cosine_similarity(query[index][:, None], support[index][None], dim=-1).argmax(1)
+            right.append((task.support.y[index][near] == task.query.y[index]).double().mean())
+        metrics = loop.evaluate(phi, task, 0, train=False).metrics
+        assert set(metrics) == {"accuracy_nil"}
+        torch.testing.assert_close(metrics["accuracy_nil"], torch.stack(right))
+        found = loop.adapt(phi, task.support, 0)(task.query.x).argmax(-1)
+        torch.testing.assert_close((found == task.query.y).double().mean(-1), metrics["accuracy_nil"])
+
+    def test_nil_needs_a_network_that_gives_its_features(self) -> None:
+        with pytest.raises(ConfigError, match="predict: nil needs classification, and a network that gives"):
+            learner(model={"type": "torch.nn:Linear", "in_features": 4, "out_features": 3}, predict="nil")
+
     def test_training_sees_queries_together(self) -> None:
         task = tasks()
         together, alone = (learner(model=self.MODEL, predict=one) for one in ("together", "alone"))
