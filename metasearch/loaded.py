@@ -22,7 +22,14 @@ from metasearch.takeaway.initialize import InitializationReport, fill, initializ
 from metasearch.takeaway.inputs import as_examples, as_targets
 from metasearch.takeaway.places import find
 from metasearch.takeaway.rates import elementwise_sgd, group_rates, param_groups, schedule_of
-from metasearch.takeaway.rebuild import build_learner, for_outputs, spec_of, with_outputs, zero_patterns
+from metasearch.takeaway.rebuild import (
+    build_learner,
+    for_outputs,
+    made_patterns,
+    spec_of,
+    with_outputs,
+    zero_patterns,
+)
 
 if TYPE_CHECKING:
     from metasearch.classifier import MetaClassifier, MetaRegressor
@@ -189,7 +196,12 @@ class LoadedPhi:
             raise self._no_initialization()
         outputs = self.manifest.spec.get("outputs")
         return initialize(
-            module, parameters, self.phi.buffers_of("initialization"), outputs, zero_patterns(self.manifest)
+            module,
+            parameters,
+            self.phi.buffers_of("initialization"),
+            outputs,
+            zero_patterns(self.manifest),
+            made_patterns(self.manifest),
         )
 
     def param_groups(

@@ -35,6 +35,7 @@ def evaluate(
     episodes: int = 600,
     split: str = "test",
     steps: int | None = None,
+    predict: str | None = None,
     seed: int = 0,
     shard: int | None = None,
     device: str = "cpu",
@@ -54,6 +55,8 @@ def evaluate(
         episodes: tasks.
         split: where they come from.
         steps: inner steps; None means as many as at the search's test.
+        predict: how an inner loop's network is asked: ``together``, ``alone``, ``both`` or ``nil``
+            (:class:`~metasearch.learners.inner_loop.InnerLoop`); None means as at the search's test.
         seed: of the tasks; the search's own seed gives the tasks of its test.
         shard: tasks that are computed together; None means as many as at the search's test, else 25.
         device: where to compute.
@@ -69,7 +72,7 @@ def evaluate(
         ConfigError: if there are no such tasks.
     """
     loaded = _loaded(phi, runs, allow_user_code)
-    program = _program(loaded, tasks, episodes, split, steps, shard, device, ())
+    program = _program(loaded, tasks, episodes, split, steps, predict, shard, device, ())
     fitting = _fitting(loaded, program, split)
     with Inline(functools.partial(_itself, program)) as executor:
         return _described(HeldOut(program, executor, seed).test(fitting), program, loaded, split, seed)
@@ -83,6 +86,7 @@ def evaluate_steps(
     tasks: str | Path | Mapping[str, Any] | Sequence[str] | TaskDistribution | None = None,
     episodes: int = 600,
     split: str = "test",
+    predict: str | None = None,
     seed: int = 0,
     shard: int | None = None,
     device: str = "cpu",
@@ -99,6 +103,7 @@ def evaluate_steps(
         tasks: see :func:`evaluate`, as for the following.
         episodes: tasks.
         split: where they come from.
+        predict: see :func:`evaluate`.
         seed: of the tasks.
         shard: tasks that are computed together.
         device: where to compute.
@@ -116,7 +121,7 @@ def evaluate_steps(
     found: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in ("phi", *names_of(baselines))}
     prepared: dict[str, Phi] = {}
     for number in steps:
-        program = _program(loaded, tasks, episodes, split, number, shard, device, baselines)
+        program = _program(loaded, tasks, episodes, split, number, predict, shard, device, baselines)
         with Inline(functools.partial(_itself, program)) as executor:
             held_out = HeldOut(program, executor, seed)
             fields = held_out.test(_fitting(loaded, program, split))
@@ -148,12 +153,13 @@ def _program(
     episodes: int,
     split: str,
     steps: int | None,
+    predict: str | None,
     shard: int | None,
     device: str,
     baselines: Sequence[str | Mapping[str, Any]],
 ) -> ExperimentProgram:
     """The program that measures: the search's own, for one split and one number of inner steps."""
-    learner_block = _learner(loaded, steps)
+    learner_block = _learner(loaded, steps, predict)
     numerics = {**(loaded.manifest.config.get("numerics") or {}), "device": device, "compile": "never"}
     given = _tasks(loaded, tasks, numerics, device)
     stored = loaded.manifest.config.get("test") or {}
@@ -231,10 +237,12 @@ def _block(loaded: LoadedPhi, given: Any) -> dict[str, Any]:
     return dict(override(plain, [f"tasks.{one.removeprefix('tasks.')}" for one in given])["tasks"])
 
 
-def _learner(loaded: LoadedPhi, steps: int | None) -> Any:
-    """The learner's block, with the number of inner steps that is asked for."""
+def _learner(loaded: LoadedPhi, steps: int | None, predict: str | None) -> Any:
+    """The learner's block, with the number of inner steps and the way of predicting that are asked for."""
     block = trusted_block(loaded.manifest, allow_user_code=loaded.allow_user_code)
     block = plain_config({"learner": block}, loaded.phi.choices)["learner"]
+    if predict is not None:
+        block = {**block, "predict": predict}
     if steps is None:
         return block
     present = block.get("steps", 1)

@@ -164,3 +164,14 @@ def test_code_of_a_user_is_imported_only_with_leave(tmp_path: Path, monkeypatch:
     with pytest.raises(ArtifactError, match="their_tasks:Theirs"):
         ms.evaluate(phi, episodes=2)
     assert ms.evaluate(phi, episodes=2, allow_user_code=True)["episodes"] == 2
+
+
+def test_a_stored_phi_is_measured_in_other_ways_of_predicting(tmp_path: Path) -> None:
+    phi = stored_phi(tmp_path / "phi")
+    together, both, nil = (
+        ms.evaluate(phi, tasks=few_shot(3), episodes=4, predict=one) for one in (None, "both", "nil")
+    )
+    assert both["accuracy"] == together["accuracy"]
+    assert both["accuracy_alone"] == together["accuracy"]  # without batch norm it makes no difference
+    assert "accuracy" not in nil
+    assert 0 <= nil["accuracy_nil"] <= 1

@@ -84,6 +84,11 @@ def _searching(commands: Any) -> None:
     evaluate.add_argument(
         "--baselines", action="store_true", help="measure the baselines of the search's test beside it"
     )
+    evaluate.add_argument(
+        "--predict",
+        choices=("together", "alone", "both", "nil"),
+        help="how queries are predicted: as one batch, one at a time beside the support set, both, or without the head",
+    )
     evaluate.add_argument("--seed", type=_index, metavar="S", help="of the tasks (default: those of the search's test)")
     evaluate.add_argument("--allow-user-code", action="store_true", help="import modules that PHI names; trust it")
     _overrides(evaluate, "another value in the tasks block, for example ways=20 (repeatable)")

@@ -88,6 +88,7 @@ def evaluate(given: Namespace) -> int:
         "tasks": _tasks(given),
         "episodes": given.episodes or stored.get("episodes", 600),
         "split": given.split,
+        "predict": given.predict,
         "seed": seed,
     }
     steps = given.steps or [None]

@@ -85,7 +85,7 @@ def reuse_lines(results: Mapping[str, Any], phi: Path) -> list[str]:
     """The lines of Python that use a phi, according to what it holds."""
     lines = ["import metasearch as ms", f'phi = ms.load("{place(phi)}")']
     test, held = results.get("test") or {}, _held(phi)
-    if "accuracy" in test or "accuracy_alone" in test:
+    if any(name.startswith("accuracy") for name in test):
         lines.append("labels = phi.classifier().fit(X, y).predict(X_new)  # a few labelled examples of new classes")
     elif test and held:
         lines.append("y_new = phi.regressor().fit(X, y).predict(X_new)  # a few examples of a new function")

@@ -1,14 +1,22 @@
-"""What the inner loop ends with: networks that have learned their support sets."""
+"""What the inner loop ends with: networks that have learned their support sets, and how they are asked."""
 
 from __future__ import annotations
 
+from typing import Any, Literal, cast
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from metasearch.core.contracts import Model
-from metasearch.core.values import Tensors
+from metasearch.core.values import Batch, Tensors
 
-__all__ = ["Adapted", "one_by_one"]
+__all__ = ["Adapted", "Way", "predictions"]
+
+Way = Literal["together", "alone", "nil"]
+"""``together``: all examples of a call are one batch. ``alone``: each is in a batch with the support set. ``nil``:
+without the head, by the nearest support example.
+"""
 
 
 class Adapted:
@@ -18,24 +26,39 @@ class Adapted:
         model: the network.
         theta: its adapted parameters ``[T, ...]``.
         buffers: its buffers ``[T, ...]``.
-        beside: support examples ``[T, s, ...]`` that each example is predicted beside, one by one; None predicts all
-            examples of a call as one batch.
+        support: what they learned from.
+        way: see :func:`predictions`.
     """
 
-    def __init__(self, model: Model, theta: Tensors, buffers: Tensors, beside: Tensor | None = None) -> None:
-        self.model, self.theta, self.buffers, self.beside = model, theta, buffers, beside
+    def __init__(self, model: Model, theta: Tensors, buffers: Tensors, support: Batch, way: Way = "together") -> None:
+        self.model, self.theta, self.buffers, self.support, self.way = model, theta, buffers, support, way
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:
-        if self.beside is not None:
-            return one_by_one(self.model, self.theta, self.buffers, x, self.beside)
-        return self.model(self.theta, self.buffers, x)[0]
+        return predictions(self.way, self.model, self.theta, self.buffers, x, self.support)
 
 
-def one_by_one(model: Model, theta: Tensors, buffers: Tensors, x: Tensor, beside: Tensor) -> Tensor:
-    """Outputs ``[T, n, outputs]``, each example of ``x [T, n, ...]`` in a batch with ``beside [T, s, ...]`` alone.
+def predictions(way: Way, model: Model, theta: Tensors, buffers: Tensors, x: Tensor, support: Batch) -> Tensor:
+    """Outputs ``[T, n, outputs]`` of networks for ``x [T, n, ...]``.
 
-    A network that normalizes by the batch at hand then sees no other example of ``x``: it is not transductive.
+    Args:
+        way: ``together``; ``alone``, in which a network that normalizes by the batch at hand sees no other example of
+            ``x`` (Reptile, arXiv:1803.02999, without transduction); ``nil``, in which a class's output is the largest
+            cosine between the features of the example and those of a support example of the class (NIL; Raghu et al.
+            2020, arXiv:1909.09157, with the nearest example in place of a weighted vote).
+        model: the network; for ``nil`` one that gives its features (``represent``).
+        theta: its parameters ``[T, ...]``.
+        buffers: its buffers ``[T, ...]``.
+        x: what to predict.
+        support: the support sets.
     """
-    outputs = [model(theta, buffers, torch.cat([beside, one], 1))[0][:, -1:] for one in x.split(1, 1)]
-    return torch.cat(outputs, 1)
+    if way == "together":
+        return model(theta, buffers, x)[0]
+    if way == "alone":
+        single = [model(theta, buffers, torch.cat([support.x, one], 1))[0][:, -1:] for one in x.split(1, 1)]
+        return torch.cat(single, 1)
+    network = cast("Any", model)
+    known, asked = (F.normalize(network.represent(theta, buffers, one)[0], dim=-1) for one in (support.x, x))
+    near = (asked @ known.mT).unsqueeze(-1)
+    member = F.one_hot(support.y, theta["head.bias"].shape[-1]).bool().unsqueeze(1)
+    return torch.where(member, near, -1.0).amax(2)

@@ -28,7 +28,7 @@ from metasearch.core.errors import ConfigError
 from metasearch.core.registry import build
 from metasearch.core.space import Dimension, Space
 from metasearch.core.values import Batch, Losses, Phi, Task, TaskSpec, Tensors
-from metasearch.learners.adapted import Adapted, one_by_one
+from metasearch.learners.adapted import Adapted, Way, predictions
 from metasearch.learners.losses import loss_for, metrics_for
 from metasearch.learners.minibatch import minibatch
 from metasearch.learners.unroll import FINAL, Annealed, unroll
@@ -95,9 +95,11 @@ class InnerLoop:
                 (:class:`~metasearch.learners.unroll.Annealed`: ``{until: 5000, every: 500}``).
             along: whose loss that is: on the query set, or on the ``support`` examples (with ``batch``, those of the
                 step that comes next), which costs nothing further: the trajectory of the training loss.
-            predict: how networks with batch norm see query examples in validation, test and adaptation: ``together``
-                as one batch (transductive), ``alone``, one at a time in a batch with the support set, or ``both``. What
-                is measured alone is named so (``accuracy_alone``); under ``both``, L is measured together.
+            predict: how query examples are predicted in validation, test and adaptation: ``together`` as one batch,
+                which is transductive with batch norm; ``alone``, one at a time in a batch with the support set;
+                ``both``, where L is measured together; or ``nil``, without the head, by the support example with the
+                nearest features (see :func:`~metasearch.learners.adapted.predictions`). Figures that are not measured
+                together are named so: ``accuracy_alone``, ``accuracy_nil``.
             adapt: patterns of the parameter names that the inner loop changes (all by default); a pattern after ``!``
                 takes names out again.
             slots: what fills each slot; what is not named is a learned initialization, a rate of 0.1, and gradient
@@ -110,7 +112,7 @@ class InnerLoop:
         batch: Batches = Batches()
         objective: Literal["final", "sum"] | tuple[float, ...] | Annealed = "final"
         along: Literal["query", "support"] = "query"
-        predict: Literal["together", "alone", "both"] = "together"
+        predict: Literal["together", "alone", "both", "nil"] = "together"
         adapt: tuple[str, ...] = ("*",)
         slots: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
@@ -142,6 +144,12 @@ class InnerLoop:
         for component in self.slots.values():
             self.model = component.network(self.model)
         self._constant = any(component.constant_gradients for component in self.slots.values())
+        if config.predict == "nil" and (
+            spec.kind != "classification" or not hasattr(self.model, "represent") or "head.bias" not in shapes
+        ):
+            raise ConfigError(
+                "predict", "nil needs classification, and a network that gives the features below its head: conv4, mlp"
+            )
         self._penalized = any(type(one).penalty is not Component.penalty for one in self.slots.values())
         weights = config.objective
         if isinstance(weights, Annealed) and config.along == "support":
@@ -288,16 +296,21 @@ class InnerLoop:
         theta, buffers = self._network(phi, state), state["buffers"]
         seeds = None if seed is None else layer_seeds(task, seed, "query", state["step"])
         outputs, after = self.model(theta, buffers, task.query.x, seeds=seeds)
-        measured = {"": outputs}
-        if seed is None and self.config.predict != "together":
-            alone = one_by_one(self.model, theta, buffers, task.query.x, task.support.x)
-            outputs = alone if self.config.predict == "alone" else outputs
-            measured = {"_alone": alone} if self.config.predict == "alone" else {**measured, "_alone": alone}
+        measured = {"together": outputs}
+        if seed is None:
+            ways = self._ways()
+            others: dict[Way, Tensor] = {
+                way: predictions(way, self.model, theta, buffers, task.query.x, task.support)
+                for way in ways
+                if way != "together"
+            }
+            measured = {way: others.get(way, outputs) for way in ways}
+            outputs = measured[ways[0]]
         loss = loss_for(self.spec)(outputs, task.query.y).mean(-1)
         with torch.no_grad():
             metrics = {
-                name + suffix: value
-                for suffix, one in measured.items()
+                name if way == "together" else f"{name}_{way}": value
+                for way, one in measured.items()
                 for name, value in metrics_for(self.spec, one, task.query.y).items()
             }
             updates = {f"initialization.{name}": value.to(torch.float64).mean(0) for name, value in after.items()}
@@ -318,8 +331,12 @@ class InnerLoop:
         state = self.begin(phi, task, seed, train=False)
         for _ in range(self.n_steps(train=False) if steps is None else steps):
             state = self.step(phi, task, state, seed, create_graph=False)
-        beside = support.x if self.config.predict == "alone" else None
-        return Adapted(self.model, self._network(phi, state), state["buffers"], beside)
+        return Adapted(self.model, self._network(phi, state), state["buffers"], support, self._ways()[0])
+
+    def _ways(self) -> tuple[Way, ...]:
+        """How queries are predicted outside of training; L is measured by the first way."""
+        given: Any = self.config.predict
+        return ("together", "alone") if given == "both" else (given,)
 
     def _step(self, phi: Phi, task: Task, state: State, seed: int, *, create_graph: bool) -> tuple[State, Tensor]:
         """The next state, and the support loss ``[T]`` at the state before, with its derivatives along the way."""

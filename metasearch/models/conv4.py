@@ -139,6 +139,15 @@ class Conv4:
 
         Nothing is drawn; ``seeds`` tell training from evaluation, which matters to ``norm: running``.
         """
+        x, after = self.represent(parameters, buffers, x, seeds=seeds)
+        if self.config.head != "none":
+            x = functional.linear(x, parameters["head.weight"], parameters["head.bias"])
+        return x, after
+
+    def represent(
+        self, parameters: Tensors, buffers: Tensors, x: Tensor, *, seeds: NDArray[np.int64] | None = None
+    ) -> tuple[Tensor, Tensors]:
+        """What the linear head sees of ``x``, ``[T, n, features]``, and the next buffers; as for a call."""
         after = dict(buffers)
         x = x.permute(0, 1, 3, 4, 2)  # channels last, as the layers want them
         for block in range(self.config.blocks):
@@ -160,10 +169,7 @@ class Conv4:
             x = torch.where(x <= 0, 0.0, x)  # relu (nan stays); the mask is recomputed where needed, not stored
             if self.pools[block]:
                 x = functional.max_pool2d(x)
-        x = x.mean((2, 3)) if self.config.head == "mean" else x.permute(0, 1, 4, 2, 3).flatten(2)
-        if self.config.head != "none":
-            x = functional.linear(x, parameters["head.weight"], parameters["head.bias"])
-        return x, after
+        return x.mean((2, 3)) if self.config.head == "mean" else x.permute(0, 1, 4, 2, 3).flatten(2), after
 
     def module(self) -> nn.Module:
         """An ordinary module of this architecture, for one task; its ``state_dict`` has the names of the parameters."""

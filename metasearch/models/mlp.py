@@ -83,6 +83,13 @@ class MLP:
         self, parameters: Tensors, buffers: Tensors, x: Tensor, *, seeds: NDArray[np.int64] | None = None
     ) -> tuple[Tensor, Tensors]:
         """Outputs ``[T, n, outputs]`` of ``x [T, n, ...]``; nothing is drawn, so ``seeds`` have no effect."""
+        x, buffers = self.represent(parameters, buffers, x, seeds=seeds)
+        return functional.linear(x, parameters["head.weight"], parameters["head.bias"]), buffers
+
+    def represent(
+        self, parameters: Tensors, buffers: Tensors, x: Tensor, *, seeds: NDArray[np.int64] | None = None
+    ) -> tuple[Tensor, Tensors]:
+        """What the last layer sees of ``x``, ``[T, n, features]``; as for a call."""
         activation = ACTIVATIONS[self.config.activation]
         x = x.flatten(2) if x.dim() > 2 else x.unsqueeze(-1)
         for layer in range(len(self.config.hidden)):
@@ -90,7 +97,7 @@ class MLP:
             if self.config.batch_norm:
                 x = functional.batch_norm(x, parameters[f"norms.{layer}.weight"], parameters[f"norms.{layer}.bias"])
             x = activation(x)
-        return functional.linear(x, parameters["head.weight"], parameters["head.bias"]), buffers
+        return x, buffers
 
     def module(self) -> nn.Module:
         """An ordinary module of this architecture, for one task; its ``state_dict`` has the names of the parameters."""

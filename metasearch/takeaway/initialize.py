@@ -23,6 +23,7 @@ class InitializationReport:
     Args:
         loaded: names of parameters and buffers that now have their learned values.
         zero: names of parameters that are zero now, as at the start of every task of the search.
+        made: names of those that stayed as the module had them, since every task makes its own of its support set.
         fresh: names of those that stayed as the module had them, each with its learned and its actual shape.
         notes: what else to know.
     """
@@ -30,12 +31,15 @@ class InitializationReport:
     loaded: tuple[str, ...]
     fresh: Mapping[str, Shapes] = field(default_factory=dict)
     zero: tuple[str, ...] = ()
+    made: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [f"loaded {len(self.loaded)}: {', '.join(self.loaded)}"]
         if self.zero:
             lines.append(f"zero {len(self.zero)}, where every task of the search started: {', '.join(self.zero)}")
+        if self.made:
+            lines.append(f"left {len(self.made)}, which a task makes of its support set: {', '.join(self.made)}")
         if self.fresh:
             one = [
                 f"{name} (learned {list(learned)}, here {list(here)})" for name, (learned, here) in self.fresh.items()
@@ -50,6 +54,7 @@ def initialize(
     buffers: Mapping[str, Tensor],
     outputs: int | None,
     zero: Sequence[str] = (),
+    made: Sequence[str] = (),
 ) -> InitializationReport:
     """Copies learned values into a module, which is left untouched if they do not fit.
 
@@ -60,16 +65,18 @@ def initialize(
         outputs: number of outputs they were learned for; the one layer whose first dimension it is may have another
             one in the module, and then stays as it is.
         zero: patterns of parameters that started from zero in every task and were not learned; they become zero.
+        made: patterns of parameters that every task made of its support set; they stay as the module has them.
 
     Raises:
         ArtifactError: naming what is missing or too much, or the two shapes that differ.
     """
     here = {name: tuple(value.shape) for name, value in module.named_parameters()}
     empty = [name for name in here if any(fnmatchcase(name, pattern) for pattern in zero)]
+    left = [name for name in here if any(fnmatchcase(name, pattern) for pattern in made)]
     learned = {name: tuple(value.shape) for name, value in parameters.items()}
     missing, surplus = (
         [name for name in learned if name not in here],
-        [name for name in here if name not in learned and name not in empty],
+        [name for name in here if name not in learned and name not in (*empty, *left)],
     )
     if missing or surplus:
         raise ArtifactError(
@@ -89,7 +96,7 @@ def initialize(
         for name in empty:
             module.get_parameter(name).zero_()
     names = [name for name in here if name in learned and name not in fresh]
-    return InitializationReport((*names, *buffers), fresh, tuple(empty), _notes(module))
+    return InitializationReport((*names, *buffers), fresh, tuple(empty), tuple(left), _notes(module))
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ from metasearch.program import without_owners
 __all__ = [
     "build_learner",
     "for_outputs",
+    "made_patterns",
     "plain_config",
     "spec_of",
     "trusted_block",
@@ -159,6 +160,15 @@ def zero_patterns(manifest: Manifest) -> tuple[str, ...]:
     initialization = slots.get("initialization") if isinstance(slots, Mapping) else None
     patterns = initialization.get("zero") if isinstance(initialization, Mapping) else None
     return tuple(str(one) for one in patterns or ())
+
+
+def made_patterns(manifest: Manifest) -> tuple[str, ...]:
+    """Patterns of the parameters that every task of the search made of its support set; they are no part of phi."""
+    learner = manifest.config.get("learner")
+    slots = learner.get("slots") if isinstance(learner, Mapping) else None
+    initialization = slots.get("initialization") if isinstance(slots, Mapping) else None
+    head = initialization.get("head") if isinstance(initialization, Mapping) else None
+    return ("head.weight", "head.bias") if head == "class_means" else ()
 
 
 def _resized(tensors: Tensors, like: Mapping[str, Tensor]) -> Tensors:

@@ -49,6 +49,31 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"type": "inner_loop", "model": {"type": "conv4", "filters": 4}, "steps": {"train": 1, "test": 2}},
     ),
     "mlp": ({"type": "sinusoid"}, {"type": "inner_loop", "model": {"type": "mlp", "hidden": [4]}, "steps": 2}),
+    "minibatches, Adam, a pull to the start": (
+        OMNIGLOT,
+        {
+            "type": "inner_loop",
+            "model": {"type": "conv4", "filters": 4},
+            "steps": {"train": 2, "test": 3},
+            "batch": {"train": 2, "test": None},
+            "predict": "both",
+            "adapt": ["*", "!*norm*"],
+            "slots": {
+                "norms": {"type": "per_step", "steps": 2},
+                "regularizer": {"type": "proximal", "strength": 1.0},
+                "learning_rates": {"type": "fixed", "value": 0.01},
+                "update_rule": {"type": "adam", "betas": [0.0, 0.999]},
+            },
+        },
+    ),
+    "class means": (
+        OMNIGLOT,
+        {
+            "type": "inner_loop",
+            "model": {"type": "conv4", "filters": 4},
+            "slots": {"initialization": {"type": "tensors", "head": "class_means"}},
+        },
+    ),
     "random start": (
         {"type": "sinusoid"},
         {

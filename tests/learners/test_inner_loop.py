@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 import metasearch.learners
 import metasearch.models
 import metasearch.tasks  # noqa: F401  (these list the built-in parts)
-from metasearch.core.errors import ConfigError
+from metasearch.core.errors import ConfigError, UnsupportedError
 from metasearch.core.registry import build
 from metasearch.core.values import Batch, Task, TaskSpec
 from metasearch.learners.inner_loop import InnerLoop
@@ -87,6 +88,68 @@ class TestZero:
             learner(slots={"initialization": {"type": "tensors", "zero": ["tail.*"]}})
 
 
+class TestClassMeans:
+    SLOTS: ClassVar = {"initialization": {"type": "tensors", "head": "class_means"}}
+
+    def test_before_the_first_step_it_is_a_prototypical_network(self) -> None:
+        """Outputs 2 c.f - |c|^2 have the softmax of -|f - c|^2 (Snell, Swersky, Zemel 2017, Eq. 2)."""
+        loop, task = learner(steps=0, slots=self.SLOTS), tasks()
+        phi = loop.init(0).to("cpu", torch.float64)
+        assert {name for name in phi.tensors if "head" in name} == set()
+        weight, bias = (phi.tensors[f"initialization.layers.0.{one}"] for one in ("weight", "bias"))
+        found = torch.softmax(loop.adapt(phi, task.support, 0)(task.query.x), -1)
+        support, query = (torch.relu(one.x @ weight.T + bias) for one in (task.support, task.query))
+        for index in range(2):
+            means = torch.stack([support[index][task.support.y[index] == label].mean(0) for label in range(3)])
+            torch.testing.assert_close(found[index], torch.softmax(-torch.cdist(query[index], means).square(), -1))
+
+    def test_the_gradient_passes_through_the_means(self) -> None:
+        loop, task = learner(steps=2, slots=self.SLOTS), tasks()
+        phi = loop.init(0).to("cpu", torch.float64)
+        leaves = {name: value.clone().requires_grad_() for name, value in phi.tensors.items()}
+        loss = loop.evaluate(phi.replace(tensors=leaves), task, 0).objective.sum()
+        slopes = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
+        for name, value in phi.tensors.items():
+            way = torch.from_numpy(np.random.default_rng(0).normal(size=tuple(value.shape)))
+            up, down = (
+                float(
+                    loop.evaluate(phi.replace(tensors={**phi.tensors, name: value + h * way}), task, 0)
+                    .objective.sum()
+                    .detach()
+                )
+                for h in (1e-6, -1e-6)
+            )
+            assert float((slopes[name] * way).sum()) == pytest.approx((up - down) / 2e-6, rel=1e-6)
+
+    def test_phi_serves_any_number_of_classes(self) -> None:
+        phi = learner(3, slots=self.SLOTS).init(0).to("cpu", torch.float64)
+        losses = learner(7, slots=self.SLOTS).evaluate(phi, tasks(7), 0, train=False)
+        assert torch.isfinite(losses.query).all()
+
+    def test_is_refused_where_it_cannot_be_made(self) -> None:
+        with pytest.raises(ConfigError, match=r"slots.initialization.head: class_means makes head.bias, head.weight"):
+            learner(slots={"initialization": {**self.SLOTS["initialization"], "zero": ["head.*"]}})
+        spec = TaskSpec("regression", (4,), 1, 4, 4)
+        block = {"type": "inner_loop", "model": {"type": "mlp", "hidden": [8]}, "slots": self.SLOTS}
+        with pytest.raises(UnsupportedError, match="needs classification tasks, these are regression"):
+            build("learner", block, "learner", spec=spec, choices={})
+        with pytest.raises(UnsupportedError, match="a network that gives its features"):
+            learner(model={"type": "torch.nn:Linear", "in_features": 4, "out_features": 3}, slots=self.SLOTS)
+
+    def test_a_module_that_takes_phi_keeps_its_own_head(self, tmp_path: Path) -> None:
+        from metasearch.loaded import load
+        from metasearch.testing.phi import LEARNER, stored_phi
+
+        phi = load(stored_phi(tmp_path / "phi", learner={**LEARNER, "slots": {**LEARNER["slots"], **self.SLOTS}}))
+        network = phi.network()
+        before = network.head.weight.detach().clone()
+        report = phi.initialize(network)
+        assert report.made == ("head.weight", "head.bias")
+        assert "left 2, which a task makes of its support set: head.weight, head.bias" in str(report)
+        assert torch.equal(network.head.weight, before)
+        assert phi.classifier().fit(np.eye(4), list("abcd")).predict(np.eye(4)).tolist() == list("abcd")
+
+
 def test_a_sum_over_the_support_set_is_a_mean_with_a_larger_rate() -> None:
     task = tasks()
     summed = learner(reduction="sum", slots={"learning_rates": {"type": "fixed", "value": 0.1}})
@@ -130,6 +193,25 @@ class TestPredict:
         assert torch.equal(found["both"].metrics["accuracy_alone"], found["alone"].metrics["accuracy_alone"])
         assert torch.equal(found["both"].query, found["together"].query)
         assert not torch.equal(found["alone"].query, found["together"].query)
+
+    def test_nil_takes_the_label_of_the_support_example_with_the_nearest_features(self) -> None:
+        task, loop = tasks(), learner(predict="nil", steps=0)
+        phi = loop.init(0).to("cpu", torch.float64)
+        weight, bias = (phi.tensors[f"initialization.layers.0.{one}"] for one in ("weight", "bias"))
+        support, query = (torch.relu(one.x @ weight.T + bias) for one in (task.support, task.query))
+        right = []
+        for index in range(2):
+            near = torch.cosine_similarity(query[index][:, None], support[index][None], dim=-1).argmax(1)
+            right.append((task.support.y[index][near] == task.query.y[index]).double().mean())
+        metrics = loop.evaluate(phi, task, 0, train=False).metrics
+        assert set(metrics) == {"accuracy_nil"}
+        torch.testing.assert_close(metrics["accuracy_nil"], torch.stack(right))
+        found = loop.adapt(phi, task.support, 0)(task.query.x).argmax(-1)
+        torch.testing.assert_close((found == task.query.y).double().mean(-1), metrics["accuracy_nil"])
+
+    def test_nil_needs_a_network_that_gives_its_features(self) -> None:
+        with pytest.raises(ConfigError, match="predict: nil needs classification, and a network that gives"):
+            learner(model={"type": "torch.nn:Linear", "in_features": 4, "out_features": 3}, predict="nil")
 
     def test_training_sees_queries_together(self) -> None:
         task = tasks()

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+import metasearch.searchers  # noqa: F401  (lists the built-in searchers)
 from metasearch.core.errors import ConfigError, DivergedError, ExecutionError, ResumeError, UnsupportedError
 from metasearch.core.registry import build
 from metasearch.core.space import Space
@@ -230,3 +231,12 @@ def test_a_tensor_without_a_gradient_in_this_step_stays():
 def test_what_cannot_work_is_refused_at_the_start(tensors, settings, error, problem):
     with pytest.raises(error, match=problem):
         searcher(Phi(tensors), **settings)
+
+
+def test_a_linear_schedule_goes_from_lr_to_min_lr_and_stays_there():
+    mine = searcher(Phi(start()), optimizer="sgd", lr=1.0, min_lr=0.2, schedule="linear", total_steps=4)
+    rates = []
+    for gradient in gradients(6):
+        rates.append(mine.lr())
+        mine.tell([told(gradient)])
+    assert rates == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2, 0.2])
