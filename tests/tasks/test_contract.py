@@ -1,13 +1,16 @@
 """The contract of task distributions, for everything that is registered."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from made_pictures import cifar100, mini_imagenet, picture_folder
 
 import metasearch.tasks  # noqa: F401  (lists the built-in tasks)
 from metasearch.core.registry import build, import_path, registry
 from metasearch.testing.tasks import TaskContract
 
+SMALL = {"ways": 2, "shots": 1, "queries": 2}
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "omniglot": [
         {"ways": 5, "shots": 1},
@@ -16,6 +19,9 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     ],
     "sinusoid": [{}, {"frequency": [0.8, 1.2]}],
     "navigation": [{}, {"start": "random", "trajectories": 3, "queries": {"train": 2, "test": 4}}],
+    "image_folder": [{"folder": "pictures", "image_size": 6, **SMALL}],
+    "mini_imagenet": [{"folder": "mini", "image_size": 6, "complete": False, **SMALL}],
+    "cifar_fs": [{"folder": "cifar100", **SMALL}],
     "quadratic": [{"noise": 0.1}],
 }
 
@@ -26,6 +32,17 @@ def test_every_built_in_distribution_is_covered() -> None:
     assert own == set(SETTINGS)
 
 
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folders that settings name."""
+    folder = tmp_path_factory.mktemp("data")
+    for split in ("train", "validation", "test"):
+        picture_folder(folder / "pictures" / split, dict.fromkeys("abcdefgh", 6))
+    mini_imagenet(folder / "mini", ways=6, count=6)
+    cifar100(folder / "cifar100")
+    return folder
+
+
 @pytest.mark.parametrize(
     "settings",
     [{"type": name, **one} for name in SETTINGS for one in SETTINGS[name]],
@@ -33,5 +50,6 @@ def test_every_built_in_distribution_is_covered() -> None:
 )
 class TestRegistered(TaskContract):
     @pytest.fixture
-    def tasks(self, settings: dict[str, Any]) -> Any:
+    def tasks(self, settings: dict[str, Any], pictures: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+        monkeypatch.chdir(pictures)
         return build("task", settings, "tasks", device="cpu")
