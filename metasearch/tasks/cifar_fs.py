@@ -84,7 +84,7 @@ def _opened(archive: Path) -> tuple[tuple[str, ...], NDArray[np.uint8], NDArray[
             raw = _member(files, "train.bin") + _member(files, "test.bin")
     except (tarfile.TarError, OSError, KeyError) as error:
         raise DataError(f"cannot read {archive}: {error}; expected CIFAR-100's binary version") from error
-    if not VALIDATION | TEST <= set(names) or len(raw) % _RECORD:
+    if not set(names) >= VALIDATION | TEST or len(raw) % _RECORD:
         raise DataError(
             f"{archive} is not CIFAR-100's binary version: {len(names)} classes, {len(raw)} bytes of records"
         )
