@@ -130,7 +130,8 @@ def evaluate_steps(
                 start = prepared.get(name)
                 if start is None:
                     start = held_out.prepare(name)
-                if not getattr(program.function(f"baseline:{name}").config, "rates", ()):
+                chooses = getattr(getattr(program.function(f"baseline:{name}"), "config", None), "rates", ())
+                if not chooses:
                     prepared[name] = start
                 found[name][number] = _described(held_out.baseline(name, start), program, loaded, split, seed)
     return found

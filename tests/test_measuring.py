@@ -80,6 +80,14 @@ def test_a_baseline_that_chooses_its_rate_does_so_for_each_number_of_steps(sine:
     assert found[10]["L"] < found[1]["L"]
 
 
+def test_a_baseline_without_inner_steps_is_the_same_after_any(tmp_path: Path) -> None:
+    phi = stored_phi(tmp_path / "phi")
+    found = evaluate_steps(phi, [0, 2], tasks=few_shot(), episodes=6, shard=3, baselines=["nearest_neighbour"])
+    first, second = found["nearest_neighbour"].values()
+    assert first["accuracy"] == second["accuracy"]
+    assert set(found["phi"]) == {0, 2}
+
+
 @pytest.mark.parametrize(
     "changes", [{"amplitude": [0.0, 0.0]}, ["amplitude=[0.0, 0.0]"], ["tasks.amplitude=[0.0, 0.0]"]]
 )

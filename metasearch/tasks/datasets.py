@@ -273,3 +273,18 @@ add(
         ),
     )
 )
+add(
+    Dataset(
+        name="cifar100",
+        title="CIFAR-100, 60,000 colour pictures of 100 classes, 32 x 32, binary version (CIFAR-FS is made of it)",
+        licence="not stated by its publishers; see the source",
+        source="https://www.cs.toronto.edu/~kriz/cifar.html",
+        files=(
+            File(
+                "cifar-100-binary.tar.gz",
+                "md5:03b5dce01913d631647c71ecec9e9cb8",
+                "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
+            ),
+        ),
+    )
+)

@@ -1,18 +1,17 @@
 """The contract of task distributions, for everything that is registered."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from made_pictures import cifar100, mini_imagenet, picture_folder
+from mnist_files import write_mnist
 
 import metasearch.tasks  # noqa: F401  (lists the built-in tasks)
 from metasearch.core.registry import build, import_path, registry
 from metasearch.testing.tasks import TaskContract
 
-sys.path.insert(0, str(Path(__file__).parent))
-from mnist_files import write_mnist
-
+SMALL = {"ways": 2, "shots": 1, "queries": 2}
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "omniglot": [
         {"ways": 5, "shots": 1},
@@ -25,7 +24,10 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"noise": 0.1},
         {"dimensions": 10, "shots": 10, "inputs": "uniform", "targets": "independent", "shared": True},
     ],
-    "mnist": [{"pool": 12, "queries": 5}],
+    "mnist": [{"folder": "mnist", "pool": 12, "queries": 5}],
+    "image_folder": [{"folder": "pictures", "image_size": 6, **SMALL}],
+    "mini_imagenet": [{"folder": "mini", "image_size": 6, "complete": False, **SMALL}],
+    "cifar_fs": [{"folder": "cifar100", **SMALL}],
 }
 
 
@@ -35,6 +37,19 @@ def test_every_built_in_distribution_is_covered() -> None:
     assert own == set(SETTINGS)
 
 
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folders that settings name."""
+    folder = tmp_path_factory.mktemp("data")
+    for split in ("train", "validation", "test"):
+        picture_folder(folder / "pictures" / split, dict.fromkeys("abcdefgh", 6))
+    mini_imagenet(folder / "mini", ways=6, count=6)
+    cifar100(folder / "cifar100")
+    (folder / "mnist").mkdir()
+    write_mnist(folder / "mnist")
+    return folder
+
+
 @pytest.mark.parametrize(
     "settings",
     [{"type": name, **one} for name in SETTINGS for one in SETTINGS[name]],
@@ -42,7 +57,6 @@ def test_every_built_in_distribution_is_covered() -> None:
 )
 class TestRegistered(TaskContract):
     @pytest.fixture
-    def tasks(self, settings: dict[str, Any], tmp_path: Path) -> Any:
-        if settings["type"] == "mnist":
-            settings = {**settings, "folder": str(write_mnist(tmp_path))}
+    def tasks(self, settings: dict[str, Any], pictures: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+        monkeypatch.chdir(pictures)
         return build("task", settings, "tasks", device="cpu")
