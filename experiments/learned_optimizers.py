@@ -57,7 +57,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--baselines", default=",".join(RULES), help="which hand-made optimizers")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--tasks", type=int, default=256, help="tasks that are measured")
-    parser.add_argument("--tuning", type=int, default=64, help="tasks that a rate is chosen on")
+    parser.add_argument("--tuning", type=int, default=256, help="tasks that a rate is chosen on")
     parser.add_argument("--shard", type=int, default=64, help="tasks at a time")
     parser.add_argument("--every", type=int, default=1, help="steps between two points of a curve")
     parser.add_argument("--seed", type=int, default=1)
