@@ -57,7 +57,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--baselines", default=",".join(RULES), help="which hand-made optimizers")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--tasks", type=int, default=256, help="tasks that are measured")
-    parser.add_argument("--tuning", type=int, default=64, help="tasks that a rate is chosen on")
+    parser.add_argument("--tuning", type=int, default=256, help="tasks that a rate is chosen on")
     parser.add_argument("--shard", type=int, default=64, help="tasks at a time")
     parser.add_argument("--every", type=int, default=1, help="steps between two points of a curve")
     parser.add_argument("--seed", type=int, default=1)
@@ -72,7 +72,7 @@ def tuned(program: ExperimentProgram, name: str, arguments: argparse.Namespace) 
     for rate in grid:
         learner = with_rule(program, {**RULES[name], "rate": rate})
         losses = trajectories(program, learner, learner.init(0), arguments, split="validation", count=arguments.tuning)
-        found[rate] = float(np.nan_to_num(losses[:, -1], nan=np.inf).mean())
+        found[rate] = float(losses[:, -1].mean()) if (losses[:, -1] < 1e30).all() else np.inf
     best = min(found, key=lambda rate: found[rate])
     if best in (grid[0], grid[-1]):
         print(f"{name}: the best rate, {best:g}, lies at the end of the grid")

@@ -85,6 +85,10 @@ def reuse_lines(results: Mapping[str, Any], phi: Path) -> list[str]:
     """The lines of Python that use a phi, according to what it holds."""
     lines = ["import metasearch as ms", f'phi = ms.load("{place(phi)}")']
     test, held = results.get("test") or {}, _held(phi)
+    if "update_rule" in held:
+        lines.append("optimizer = phi.optimizer(model.parameters())  # in place of one of torch's, for any model")
+    if held == {"update_rule"}:
+        return lines
     if any(name.startswith("accuracy") for name in test):
         lines.append("labels = phi.classifier().fit(X, y).predict(X_new)  # a few labelled examples of new classes")
     elif test and held:

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from metasearch.display import print_group, print_outcome, print_results
 from metasearch.display.results import reuse_lines
+from metasearch.testing.phi import LEARNER, stored_phi
 
 TEST = {
     "L": 0.06,
@@ -97,6 +98,9 @@ def test_the_lines_of_python_suit_what_was_learned(path: Path) -> None:
     regression = {**RESULTS, "test": {"L": 1.0, "L_ci95": 0.1, "episodes": 9}}
     assert any(".regressor()" in line for line in reuse_lines(regression, path / "phi"))
     assert not any(".initialize" in line for line in reuse_lines(RESULTS, path / "nothing"))
+    slots = {**LEARNER["slots"], "initialization": {"type": "random"}, "update_rule": {"type": "lstm"}}
+    rule = reuse_lines(regression, stored_phi(path / "rule", learner={**LEARNER, "slots": slots}))
+    assert [line.partition("  #")[0] for line in rule[2:]] == ["optimizer = phi.optimizer(model.parameters())"]
 
 
 def test_regression_has_a_column_for_the_loss_only(console: Console, path: Path) -> None:
