@@ -160,7 +160,7 @@ def test_places_are_sines_and_cosines() -> None:
 
 @pytest.mark.parametrize("causal", [True, False])
 def test_attention_starts_as_a_similarity(causal: bool) -> None:
-    """Keys start equal to queries; a pilot of the set transformer without that was still at chance three times as long."""
+    """Keys start equal to queries; a set transformer without that was at chance three times as long in a pilot."""
     p = Block(6, 2, 2, causal=causal).init(Initializer(0))
     query, key, value = p["attention.weight"].chunk(3)
     assert torch.equal(query, key)
