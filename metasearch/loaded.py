@@ -91,6 +91,11 @@ class LoadedPhi:
             return torch.float64 if name == "float64" else torch.float32
         return next((value.dtype for value in self.phi.tensors.values() if value.is_floating_point()), torch.float32)
 
+    @property
+    def choices(self) -> dict[str, Any]:
+        """What was chosen of a space, by full name; empty where nothing was."""
+        return dict(self.phi.choices)
+
     def initialization(self) -> Tensors:
         """The learned initial parameters by the network's own names (copies); empty if none were learned.
 

@@ -8,7 +8,7 @@ from typing import Any
 from metasearch.experiment import Experiment, recorded
 from metasearch.tracking import RunDirectory
 
-__all__ = ["flat", "summarize_run"]
+__all__ = ["best_proposal", "flat", "summarize_run"]
 
 Record = dict[str, Any]
 
@@ -43,6 +43,16 @@ def summarize_run(experiment: Experiment, directory: RunDirectory, records: Sequ
     }
 
 
+def best_proposal(records: Sequence[Record]) -> Record | None:
+    """The record of the evaluation with the lowest L among those of proposals that made choices, and its choices."""
+    choices = {
+        one["id"]: one["choices"] for record in records if record["type"] == "ask" for one in record["proposals"]
+    }
+    done = [one for one in records if one["type"] == "evaluation" and one["status"] == "ok" and choices.get(one["id"])]
+    best = min(done, key=lambda one: float(one["L"]), default=None)
+    return None if best is None else {**best, "choices": choices[best["id"]]}
+
+
 def flat(record: Mapping[str, Any]) -> dict[str, Any]:
     """The figures of a ``test`` record, each metric beside its half-width."""
     row = {"L": record["L"], "L_ci95": record["L_ci95"], "episodes": record["episodes"]}
@@ -56,14 +66,10 @@ def _selected(best: Sequence[Record], records: Sequence[Record]) -> dict[str, An
     if best:
         record = best[-1]
         return {"step": record["step"], "L": record["L"], **record["metrics"]}
-    choices = {
-        one["id"]: one["choices"] for record in records if record["type"] == "ask" for one in record["proposals"]
-    }
-    done = [one for one in records if one["type"] == "evaluation" and one["status"] == "ok" and choices.get(one["id"])]
-    if not done:
+    found = best_proposal(records)
+    if found is None:
         return None
-    record = min(done, key=lambda one: float(one["L"]))
-    return {"evaluation": record["id"], "L": record["L"], "choices": choices[record["id"]], **record["metrics"]}
+    return {"evaluation": found["id"], "L": found["L"], "choices": found["choices"], **found["metrics"]}
 
 
 def _protocol(experiment: Experiment) -> dict[str, Any]:

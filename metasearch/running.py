@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import platform
 import shlex
@@ -13,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import yaml
 
 from metasearch import artifacts
@@ -21,12 +19,11 @@ from metasearch.assembly import initial_phi, open_executor, plan_of, stops_on_in
 from metasearch.controller import Controller
 from metasearch.core import seeds as seeding
 from metasearch.core.errors import ConfigError, DivergedError, MetasearchError
-from metasearch.core.files import write_file
-from metasearch.core.registry import import_path
-from metasearch.core.values import Phi, TaskSpec
 from metasearch.experiment import Experiment, load, override, recorded
 from metasearch.heldout import HeldOut, names_of
+from metasearch.outputs import Outputs
 from metasearch.plan import Record
+from metasearch.results import best_proposal
 from metasearch.tracking import Journal, RunDirectory
 from metasearch.tracking.journal import read as read_journal
 
@@ -202,7 +199,7 @@ class _Drive:
         self._on_validation = on_validation
         self._mlflow_parent = mlflow_parent
         self._view: Any = None
-        self._spec: TaskSpec | None = None
+        self._outputs = Outputs(self.directory, self.experiment)
 
     def go(self) -> Outcome:
         """Drives the run until it ends or is interrupted."""
@@ -236,7 +233,6 @@ class _Drive:
         else:
             record("start", **_start_fields(directory, experiment))
         program = experiment.program
-        self._spec = None if file.tasks is None else program.tasks.spec("train")
         phi = initial_phi(program, seed)
         searcher = experiment.searcher(phi, seeding.derive(seed, "searcher"))
         self.listener.on_phase("starting workers")
@@ -253,7 +249,7 @@ class _Drive:
                 history=history,
                 checkpoint=checkpoint,
                 validate=held_out.validate if file.validation and experiment.episodes else None,
-                on_best=self._save_phi,
+                on_best=self._outputs.phi,
                 on_record=self._on_record,
             )
             # On the driver, too, one thread: a second one would wait for cores that the workers keep busy.
@@ -271,10 +267,10 @@ class _Drive:
     ) -> None:
         """Saves the reported phi and takes the test; figures that the record has already are not taken again."""
         records = read_journal(self.directory.journal_path)
-        best = best_choices(records)
+        best = best_proposal(records)
         if controller.best is None:
             phi = controller.phi(best["choices"] if best else None)
-            self._save_phi(phi, {"step": controller.step})
+            self._outputs.phi(phi, {"step": controller.step})
         settings = self.experiment.file.test
         if settings is None or self.experiment.trials:
             return
@@ -286,36 +282,18 @@ class _Drive:
         elif "metasearch" not in done:
             self.listener.on_phase(f"test on {settings.episodes} held-out tasks")
             record("test", name="metasearch", **held_out.test(phi))
-            self._draw(held_out.pictures(phi))
+            self._outputs.pictures(held_out.pictures(phi))
         for name in names_of(settings.baselines):
             if name not in done:
                 self.listener.on_phase(f"baseline {name}")
                 record("test", name=name, **held_out.baseline(name))
 
-    def _draw(self, pictures: Mapping[str, Any] | None) -> None:
-        """Keeps adapted episodes for the report."""
-        if pictures is not None and self.experiment.file.tracking.report:
-            buffer = io.BytesIO()
-            np.savez_compressed(buffer, **pictures)
-            (self.directory.path / "figures").mkdir(exist_ok=True)
-            write_file(self.directory.path / "figures" / "episodes.npz", buffer.getvalue())
-
     def _finish(self, journal: Journal, status: str, reason: str) -> Outcome:
         """Results, report and MLflow."""
-        from metasearch.results import summarize_run
-
-        results = None
-        if status == "finished":
-            results = summarize_run(self.experiment, self.directory, read_journal(self.directory.journal_path))
-            self.directory.write_results(results)
+        results = self._outputs.results(read_journal(self.directory.journal_path)) if status == "finished" else None
         if self.experiment.file.tracking.report:
-            from metasearch.reporting import plots, write_report
-
             self.listener.on_phase("writing the report")
-            write_report(self.directory.path)
-            (self.directory.path / "plots").mkdir(exist_ok=True)
-            for name, picture in plots(self.directory.path).items():
-                write_file(self.directory.path / "plots" / f"{name}.png", picture)
+            self._outputs.report()
         urls: Mapping[str, str] = {}
         if self._view is not None:
             self._view.close()
@@ -336,32 +314,6 @@ class _Drive:
             self._on_validation(record)
         if self._view is not None:
             self._view.sync()
-
-    def _save_phi(self, phi: Phi, record: Record) -> None:
-        """Writes the artifact of the best phi so far."""
-        tree = recorded(self.experiment.tree)
-        learner = tree.get("learner") or {}
-        slots = learner.get("slots", {}) if isinstance(learner, Mapping) else {}
-        validation = {"L": record["L"], **record["metrics"]} if "L" in record else {}
-        widths = {f"{name}_ci95": value for name, value in record.get("metrics_ci95", {}).items()}
-        spec = self._spec
-        manifest = artifacts.Manifest(
-            components={name: str(settings.get("type")) for name, settings in slots.items()},
-            model=learner.get("model", {})
-            if isinstance(learner, Mapping) and isinstance(learner.get("model"), Mapping)
-            else {},
-            config=tree,
-            provenance=artifacts.Provenance(
-                run=self.directory.id,
-                evaluations=record["step"],
-                selected_step=record["step"],
-                seeds={"search": self.experiment.file.seed},
-                split=tree["tasks"] if isinstance(tree.get("tasks"), Mapping) else {},
-                validation={**validation, **widths},
-            ),
-            spec={} if spec is None else {**vars(spec), "loss": spec.loss and import_path(spec.loss)},
-        )
-        artifacts.save(self.directory.phi_path, phi, manifest)
 
     def _open_view(self) -> None:
         settings = self.experiment.file.tracking
@@ -393,22 +345,8 @@ def _start_fields(directory: RunDirectory, experiment: Experiment) -> dict[str, 
         "platform": platform.platform(),
         "command": shlex.join(["metasearch", *sys.argv[1:]])
         if Path(sys.argv[0]).name in ("metasearch", "__main__.py")
-        else sys.argv[0],
+        else shlex.join(["python", *sys.argv]),
     }
-
-
-def best_choices(records: Sequence[Record]) -> Record | None:
-    """The proposal with the lowest finite L among those that made choices, with its L."""
-    choices = {
-        one["id"]: one["choices"] for record in records if record["type"] == "ask" for one in record["proposals"]
-    }
-    done = [one for one in records if one["type"] == "evaluation" and one["status"] == "ok" and choices.get(one["id"])]
-    best = min(done, key=lambda one: float(one["L"]), default=None)
-    return (
-        None
-        if best is None
-        else {"id": best["id"], "L": best["L"], "choices": choices[best["id"]], "step": best["step"]}
-    )
 
 
 def _note_objects(experiment: Experiment) -> None:

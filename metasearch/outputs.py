@@ -1,0 +1,82 @@
+"""What a run leaves in its directory beside the record: phi, results.json, the report and its pictures."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from metasearch import artifacts
+from metasearch.core.files import write_file
+from metasearch.core.registry import import_path
+from metasearch.core.values import Phi
+from metasearch.experiment import Experiment, recorded
+from metasearch.plan import Record
+from metasearch.results import summarize_run
+from metasearch.tracking import RunDirectory
+
+__all__ = ["Outputs"]
+
+
+class Outputs:
+    """Writes a run's outputs; each write replaces what was there before.
+
+    Args:
+        directory: the run's.
+        experiment: what is run.
+    """
+
+    def __init__(self, directory: RunDirectory, experiment: Experiment) -> None:
+        self._directory, self._experiment = directory, experiment
+
+    def phi(self, phi: Phi, record: Record) -> None:
+        """Writes the artifact of the best phi so far."""
+        tree = recorded(self._experiment.tree)
+        learner = tree.get("learner") or {}
+        slots = learner.get("slots", {}) if isinstance(learner, Mapping) else {}
+        validation = {"L": record["L"], **record["metrics"]} if "L" in record else {}
+        widths = {f"{name}_ci95": value for name, value in record.get("metrics_ci95", {}).items()}
+        program = self._experiment.program
+        spec = None if self._experiment.file.tasks is None else program.tasks.spec("train")
+        manifest = artifacts.Manifest(
+            components={name: str(settings.get("type")) for name, settings in slots.items()},
+            model=learner.get("model", {})
+            if isinstance(learner, Mapping) and isinstance(learner.get("model"), Mapping)
+            else {},
+            config=tree,
+            provenance=artifacts.Provenance(
+                run=self._directory.id,
+                evaluations=record["step"],
+                selected_step=record["step"],
+                seeds={"search": self._experiment.file.seed},
+                split=tree["tasks"] if isinstance(tree.get("tasks"), Mapping) else {},
+                validation={**validation, **widths},
+            ),
+            spec={} if spec is None else {**vars(spec), "loss": spec.loss and import_path(spec.loss)},
+        )
+        artifacts.save(self._directory.phi_path, phi, manifest)
+
+    def pictures(self, pictures: Mapping[str, Any] | None) -> None:
+        """Keeps adapted episodes for the report."""
+        if pictures is not None and self._experiment.file.tracking.report:
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, **pictures)
+            (self._directory.path / "figures").mkdir(exist_ok=True)
+            write_file(self._directory.path / "figures" / "episodes.npz", buffer.getvalue())
+
+    def results(self, records: Sequence[Record]) -> dict[str, Any]:
+        """results.json, from a finished run's record."""
+        results = summarize_run(self._experiment, self._directory, records)
+        self._directory.write_results(results)
+        return results
+
+    def report(self) -> None:
+        """report.html and the plots in it."""
+        from metasearch.reporting import plots, write_report
+
+        write_report(self._directory.path)
+        (self._directory.path / "plots").mkdir(exist_ok=True)
+        for name, picture in plots(self._directory.path).items():
+            write_file(self._directory.path / "plots" / f"{name}.png", picture)
