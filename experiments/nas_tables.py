@@ -173,7 +173,7 @@ def picture(found: dict[str, dict[str, np.ndarray]]) -> Figure:
         for method, curve in curves.items():
             colour = COLOURS[list(METHODS).index(method)]
             mean, half = curve.mean(0), 1.96 * curve.std(0, ddof=1) / np.sqrt(len(curve))
-            label = f"{method} ({len(curve)})" if table == next(iter(found)) else None
+            label = method if table == next(iter(found)) else None
             axes.plot(steps[9:], mean[9:], lw=1.8, color=colour, label=label)
             axes.fill_between(steps[9:], (mean - half)[9:], (mean + half)[9:], color=colour, alpha=0.15, lw=0)
         axes.set(title=table, xscale="log", xlabel="evaluations", ylabel="test accuracy of the best by validation (%)")

@@ -295,7 +295,7 @@ def _check_used(experiment: Experiment, program: ExperimentProgram, evaluation: 
         return
     if not experiment.episodes and not getattr(evaluation, "takes_test", False):
         raise UnsupportedError("test", f"an evaluation of type {kind!r} has no test of its own; leave the block out")
-    if not experiment.episodes and file.test.baselines:
+    if not experiment.episodes and not experiment.trials and file.test.baselines:
         raise UnsupportedError("test.baselines", f"there are none for an evaluation of type {kind!r}; leave them out")
     model = getattr(program.learner({}), "model", None) if experiment.episodes else None
     if file.test.derive is not None and not getattr(model, "derives", False):
