@@ -59,7 +59,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "matching": (OMNIGLOT, {"type": "matching", "model": {**FEATURES, "norm": "running"}, "shared": False}),
     "matching in context": (OMNIGLOT, {"type": "matching", "model": FEATURES, "context": {"steps": 2}}),
     "relation": (OMNIGLOT, {"type": "relation", "model": {**FEATURES, "blocks": 2}, "relation": RELATION}),
-    "siamese": (OMNIGLOT, {"type": "siamese", "model": {**FEATURES, "norm": "running"}, "batch": "set"}),
+    "siamese": (OMNIGLOT, {"type": "siamese", "model": {**FEATURES, "norm": "running"}, "norm_over": "set"}),
     "siamese, own module": (
         {**OMNIGLOT, "image_size": 8},
         {"type": "siamese", "model": Embedding, "features": 5, "energy": "euclidean"},
