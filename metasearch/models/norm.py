@@ -51,8 +51,8 @@ class BatchNorm(nn.Module):
             if self.momentum is not None:
                 with torch.no_grad():
                     variance, mean = torch.var_mean(x, over, correction=1)
-                    self.running_mean.lerp_(mean, self.momentum)
-                    self.running_var.lerp_(variance, self.momentum)
+                    self.running_mean.add_(self.momentum * (mean - self.running_mean))
+                    self.running_var.add_(self.momentum * (variance - self.running_var))
         if self.weight is not None:
             y = y * self.weight.reshape(shape)
         return y if self.bias is None else y + self.bias.reshape(shape)

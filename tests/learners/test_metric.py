@@ -342,7 +342,7 @@ class TestBatchNorm:
         torch.testing.assert_close(found.updates["embedding.blocks.0.norm.running_var"], torch.stack(means).mean(0))
 
     def test_sets_by_themselves_are_two_batches(self) -> None:
-        made = learner("prototypical", (1, 8, 8), model={**CONV, "blocks": 1, "norm": "running"}, batch="set")
+        made = learner("prototypical", (1, 8, 8), model={**CONV, "blocks": 1, "norm": "running"}, norm_over="set")
         phi, task = made.init(0).to("cpu", torch.float64), tasks((1, 8, 8), count=1)
         layer = torch.nn.BatchNorm2d(3).double()
         for x in (task.support.x[0], task.query.x[0]):

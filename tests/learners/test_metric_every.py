@@ -49,7 +49,7 @@ EVERY: dict[str, dict[str, Any]] = {
     "prototypical, maps": {"model": RUNNING},
     "matching": {"model": SMOOTH, "shared": False},
     "matching in context": {"model": SMOOTH, "context": {"steps": 2}},
-    "matching, maps": {"model": CONV, "batch": "set", "distance": "squared_euclidean"},
+    "matching, maps": {"model": CONV, "norm_over": "set", "distance": "squared_euclidean"},
     "relation": {"model": CONV, "relation": {**SMOOTH, "batch_norm": True}, "hidden": 4},
     "siamese": {"model": RUNNING, "squash": True},
     "siamese, contrastive": {"model": SMOOTH, "energy": "cosine", "margin": 0.3},

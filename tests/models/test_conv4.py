@@ -264,3 +264,21 @@ def test_running_statistics_are_those_of_torch() -> None:
     torch.testing.assert_close(y[0], expected)
     torch.testing.assert_close(module.eval()(x[2]), expected)
     assert all(torch.equal(after[name], state[name]) for name in state)
+
+
+def test_maps_and_their_shape_are_known_without_a_head() -> None:
+    model = model_of(12, head="none", pool="max", blocks=3, pooled=1, padding=[0, 1, 1])
+    assert model.maps == (3, 5, 5)
+    assert model.outputs == 75
+    assert model_of().maps is None
+    with pytest.raises(ConfigError, match=r"model\.padding: needs one number, or 4 of them"):
+        model_of(padding=[0, 1])
+
+
+@pytest.mark.parametrize("norm", ["batch", "running", "none"])
+def test_it_says_whether_examples_of_a_batch_depend_on_each_other(norm: str) -> None:
+    model = model_of(norm=norm)
+    shared = [{name: value[None].double() for name, value in part.items()} for part in model.init(0)]
+    x = data()[0]
+    apart = torch.cat([model(*shared, one[:, None])[0] for one in x.unbind(1)], 1)
+    assert torch.allclose(model(*shared, x)[0], apart) != model.transductive

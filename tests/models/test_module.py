@@ -245,3 +245,25 @@ def test_factories_that_make_no_module_are_refused(settings: dict[str, object], 
 
 def test_module_is_found_by_name() -> None:
     assert registry("model").get("module") is ModuleModel
+
+
+def test_running_statistics_go_on_from_the_modules_own_and_are_used_in_evaluation() -> None:
+    """As torch's layer would have it; tasks share the buffers, and each task's call has its own next values."""
+    reference = nn.BatchNorm1d(4, momentum=0.2)
+    reference.running_mean += 0.5
+    module = nn.Sequential(reference, nn.Linear(4, 3)).double()
+    for batching in ("loop", "vmap"):
+        model = ModuleModel(ModuleModel.Config(factory=module, norm="running", batching=batching), SPEC)
+        assert not model.transductive
+        parameters, buffers = model.init(0)
+        assert set(buffers) == {"0.running_mean", "0.running_var"}
+        shared = [{name: value[None] for name, value in part.items()} for part in (parameters, buffers)]
+        x = examples(2)
+        _, after = model(*shared, x, seeds=np.array([1, 2]))
+        for task in range(2):
+            one = nn.BatchNorm1d(4, momentum=0.2).double()
+            one.load_state_dict(reference.state_dict())
+            one.train()(x[task])
+            torch.testing.assert_close(after["0.running_mean"][task], one.running_mean)
+            torch.testing.assert_close(after["0.running_var"][task], one.running_var)
+        torch.testing.assert_close(model(*shared, x)[0], torch.stack([module.eval()(one) for one in x]))

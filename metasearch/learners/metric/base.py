@@ -31,13 +31,13 @@ class MetricConfig(BaseConfig):
             ``conv4`` with ``head: none`` gives its last maps, other networks have ``features`` outputs. Its own setting
             ``norm`` says which statistics batch norm uses at test: those of the batch at hand, or running ones.
         features: number of outputs of a network that has no number of its own.
-        batch: what one batch is to a norm layer on batch statistics: the support and query examples of an ``episode``
-            together, or each ``set`` by itself.
+        norm_over: what one batch is to a norm layer on batch statistics: the support and query examples of an
+            ``episode`` together, or each ``set`` by itself.
     """
 
     model: Any
     features: PositiveInt = 64
-    batch: Literal["episode", "set"] = "episode"
+    norm_over: Literal["episode", "set"] = "episode"
 
 
 class MetricLearner(ABC):
@@ -68,7 +68,7 @@ class MetricLearner(ABC):
             )
         self.config = config
         self.spec = spec
-        self.embedding = Embedding(config.model, spec, config.features, config.batch)
+        self.embedding = Embedding(config.model, spec, config.features, config.norm_over)
 
     @abstractmethod
     def compare(
@@ -117,8 +117,8 @@ class MetricLearner(ABC):
     def batch_norm(self) -> str:
         """What norm layers use at test, for the record."""
         if not self.embedding.transductive:
-            return "no batch statistics at test"
-        return f"statistics of the {self.config.batch} at hand (transductive)"
+            return "running statistics" if self.embedding.running else "none"
+        return f"statistics of the {self.embedding.norm_over} at hand (transductive)"
 
     def init(self, seed: int) -> Phi:
         """A fresh phi: the embedding, and what the comparison learns."""

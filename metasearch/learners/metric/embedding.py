@@ -29,15 +29,15 @@ class Embedding:
     """A network as a map from examples to vectors; its weights are a slot of phi.
 
     In training, layers that normalize by a batch see either the support and query examples of one task together
-    (``batch: episode``), or each of the two sets by itself (``batch: set``); never those of several tasks. In
-    evaluation a network that keeps running statistics treats every example by itself; one that does not normalizes by
-    the same batches as in training, so its figures are transductive.
+    (``norm_over: episode``), or each of the two sets by itself (``norm_over: set``); never those of several tasks.
+    In evaluation a network that keeps running statistics treats every example by itself; one that does not normalizes
+    by the same batches as in training, so its figures are transductive.
 
     Args:
         model: the network, as :func:`~metasearch.models.build_model` takes it.
         spec: shapes of the tasks.
         features: outputs that are asked of the network; one whose outputs are its last maps has as many as those.
-        batch: ``episode`` or ``set``, see above.
+        norm_over: ``episode`` or ``set``, see above.
         slot: its name in phi.
 
     Raises:
@@ -49,10 +49,10 @@ class Embedding:
         model: Any,
         spec: TaskSpec,
         features: int = 64,
-        batch: Literal["episode", "set"] = "episode",
+        norm_over: Literal["episode", "set"] = "episode",
         slot: str = "embedding",
     ) -> None:
-        self.slot, self.batch = slot, batch
+        self.slot, self.norm_over = slot, norm_over
         self.model: Any = build_model(model, dataclasses.replace(spec, kind="embedding", outputs=features, loss=None))
         self.transductive = bool(getattr(self.model, "transductive", True))
         self.traceable = bool(getattr(self.model, "traceable", False))
@@ -60,8 +60,9 @@ class Embedding:
         self.maps: tuple[int, int, int] | None = getattr(self.model, "maps", None)
 
     def _probe(self, input_shape: tuple[int, ...]) -> int:
-        """The number of outputs, found by a forward pass."""
+        """The number of outputs, found by a forward pass; notes whether running statistics are kept."""
         parameters, buffers = self.model.init(0)
+        self.running = any(name.endswith("running_mean") for name in buffers)
         try:
             with torch.no_grad():
                 y, _ = self.model(shared(parameters), shared(buffers), torch.zeros(1, 2, *input_shape))
@@ -87,7 +88,7 @@ class Embedding:
             ``[T, n, features]``, ``[T, m, features]``, and means over the tasks by name in phi.
         """
         values, state = shared(phi.part(self.slot)), shared(phi.buffers_of(self.slot))
-        if self.batch == "episode":
+        if self.norm_over == "episode":
             z, state = self.model(values, state, torch.cat([support, query], 1), seeds=seeds)
             first, second = z[:, : support.shape[1]], z[:, support.shape[1] :]
         else:
@@ -102,7 +103,7 @@ class Embedding:
 
     def beside(self, phi: Phi, support: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
         """In evaluation: a function from query examples ``[T, m, ...]`` to the vectors of both sets."""
-        if not self.transductive or self.batch == "set":
+        if not self.transductive or self.norm_over == "set":
             z = self(phi, support)
             return lambda query: (z, self(phi, query))
 

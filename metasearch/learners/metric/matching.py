@@ -44,7 +44,8 @@ class Matching(MetricLearner):
 
         Args:
             distance: ``cosine``, ``squared_euclidean`` or ``inner``, or a block with ``temperature`` and ``learned``.
-            shared: whether f and g are one network; else query examples have their own, of the same architecture.
+            shared: whether f and g are one network; else query examples have their own, of the same architecture, and
+                norm layers see each set by itself.
             context: full context embeddings: ``{steps: K}`` reads the support set K times (see
                 :class:`~metasearch.learners.metric.context.Context`).
         """
@@ -60,6 +61,7 @@ class Matching(MetricLearner):
         self.query_embedding = self.embedding
         if not config.shared:
             self.query_embedding = Embedding(config.model, spec, config.features, slot="query_embedding")
+            self.embedding.norm_over = "set"
 
     @property
     def traceable(self) -> bool:
