@@ -95,7 +95,6 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
     ),
     "own module": ({"type": "quadratic"}, {"type": "inner_loop", "model": Dropping}),
-<<<<<<< HEAD
     "policy": (
         {"type": "navigation", "horizon": 5, "trajectories": 4, "queries": 3},
         {"type": "policy", "model": {"type": "mlp", "hidden": [4]}, "steps": {"train": 1, "test": 2}},
@@ -105,15 +104,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "matching": (OMNIGLOT, {"type": "matching", "model": {**POOLED, "norm": "running"}, "shared": False}),
     "matching in context": (OMNIGLOT, {"type": "matching", "model": POOLED, "context": {"steps": 2}}),
     "relation": (OMNIGLOT, {"type": "relation", "model": {**POOLED, "blocks": 2}, "relation": RELATION}),
-    "siamese": (OMNIGLOT, {"type": "siamese", "model": {**POOLED, "norm": "running"}, "batch": "set"}),
-=======
-    "prototypical": (OMNIGLOT, {"type": "prototypical", "model": {**FEATURES, "norm": "running"}}),
-    "prototypical, batch statistics": (OMNIGLOT, {"type": "prototypical", "model": FEATURES, "distance": "cosine"}),
-    "matching": (OMNIGLOT, {"type": "matching", "model": {**FEATURES, "norm": "running"}, "shared": False}),
-    "matching in context": (OMNIGLOT, {"type": "matching", "model": FEATURES, "context": {"steps": 2}}),
-    "relation": (OMNIGLOT, {"type": "relation", "model": {**FEATURES, "blocks": 2}, "relation": RELATION}),
-    "siamese": (OMNIGLOT, {"type": "siamese", "model": {**FEATURES, "norm": "running"}, "norm_over": "set"}),
->>>>>>> metric
+    "siamese": (OMNIGLOT, {"type": "siamese", "model": {**POOLED, "norm": "running"}, "norm_over": "set"}),
     "siamese, own module": (
         {**OMNIGLOT, "image_size": 8},
         {"type": "siamese", "model": Embedding, "features": 5, "energy": "euclidean"},

@@ -99,7 +99,7 @@ class WeightGenerator(Reader):
 
     def read(self, phi: Phi, support: Batch) -> Predictor:
         features, buffers = self.embed(phi, support.x, self.buffers(phi))
-        return Adapted(self.model, self._theta(phi, features, support.y), self._inside(buffers))
+        return Adapted(self.model, self._theta(phi, features, support.y), self._inside(buffers), support)
 
     def emitted(self, phi: Phi, features: Tensor, y: Tensor) -> Tensors:
         """The written parameters ``[T, ...]`` for support features ``[T, S, width]`` and labels."""
