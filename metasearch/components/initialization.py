@@ -30,7 +30,7 @@ class LearnedInitialization(Component):
 
     With ``head: class_means`` every task starts from the head that tells its classes apart by the distance to the means
     c of their support features: W = 2c, b = -|c|^2, a function of the learned weights below it (Proto-MAML:
-    Triantafillou et al. 2020, arXiv:1903.03096, Sec. 3.3). This head is no part of phi either.
+    Triantafillou et al. 2020, arXiv:1903.03096). This head is no part of phi either.
 
     Raises:
         ConfigError: if a pattern fits no parameter, or also fits the head that class means make.

@@ -18,7 +18,7 @@ __all__ = ["PerStepNorms"]
 class PerStepNorms(Component):
     """Scales and shifts of norm layers of their own for each inner step, learned and not adapted.
 
-    MAML++ (Antoniou, Edwards, Storkey 2019, arXiv:1810.09502, "BNWB"). The network of inner step k = 0, 1 ... uses the
+    MAML++ (Antoniou, Edwards, Storkey 2019, arXiv:1810.09502). The network of inner step k = 0, 1 ... uses the
     k-th set, and the query loss after it the same one. The first set is the initialization's own, so that the learned
     initial weights are a whole network; this slot holds the others. Steps beyond ``steps`` use the last set.
 

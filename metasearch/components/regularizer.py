@@ -15,7 +15,7 @@ __all__ = ["Proximal"]
 class Proximal(Component):
     """(strength / 2) |theta - theta_0|^2 over the adapted parameters: the inner loop stays near where it started.
 
-    iMAML; Rajeswaran, Finn, Kakade, Levine 2019, arXiv:1909.04630, Eq. 3 (their lambda is ``strength``). It makes the
+    iMAML; Rajeswaran, Finn, Kakade, Levine 2019, arXiv:1909.04630 (their lambda is ``strength``). It makes the
     end of a long inner loop a function of phi, which the estimator ``implicit`` differentiates.
     """
 

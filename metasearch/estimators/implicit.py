@@ -28,8 +28,8 @@ class Implicit(EpisodeEstimator):
         dL/dphi = dl/dphi - (d^2 G / dphi dtheta) v,    A v = dl/dtheta.
 
     With the regularizer ``proximal`` of strength lambda, A = H + lambda I and the gradient for the initialization is
-    lambda v = (I + H / lambda)^-1 dl/dtheta: iMAML (Rajeswaran, Finn, Kakade, Levine 2019, arXiv:1909.04630, Eq. 6 and
-    Algorithm 2). Other tensors of phi on which G depends get their gradient by the same formula; those that act on the
+    lambda v = (I + H / lambda)^-1 dl/dtheta: iMAML (Rajeswaran, Finn, Kakade, Levine 2019, arXiv:1909.04630).
+    Other tensors of phi on which G depends get their gradient by the same formula; those that act on the
     way only (learning rates) get none.
 
     Where the inner loop stops early, A and the other derivatives are those of where it stopped, and the gradient is off

@@ -44,8 +44,8 @@ def predictions(way: Way, model: Model, theta: Tensors, buffers: Tensors, x: Ten
     Args:
         way: ``together``; ``alone``, in which a network that normalizes by the batch at hand sees no other example of
             ``x`` (Reptile, arXiv:1803.02999, without transduction); ``nil``, in which a class's output is the largest
-            cosine between the features of the example and those of a support example of the class (NIL; Raghu et al.
-            2020, arXiv:1909.09157, with the nearest example in place of a weighted vote).
+            cosine between the features of the example and those of a support example of the class (NIL;
+            Raghu et al. 2020, arXiv:1909.09157).
         model: the network; for ``nil`` one that gives its features (``represent``).
         theta: its parameters ``[T, ...]``.
         buffers: its buffers ``[T, ...]``.

@@ -73,7 +73,7 @@ EXACT = {"type": "implicit", "iterations": 5}  # as many as the problem has dime
 
 
 def test_at_convergence_it_is_the_closed_form_and_the_exact_gradient() -> None:
-    """(I + H / lambda)^-1 grad l_query(theta*), Eq. 6 of iMAML."""
+    """(I + H / lambda)^-1 grad l_query(theta*): iMAML."""
     case = quadratic(400)
     phi = start(case)
     expected = np.mean([np.linalg.solve(np.eye(5) + h / STRENGTH, g) for h, g in parts(case, phi, 400)], axis=0)
