@@ -24,19 +24,22 @@ __all__ = ["FixedRate", "LearnedRates", "PerLayerRates", "PerParameterRates", "P
 
 
 class FixedRate(Component):
-    """One rate for all parameters and steps, set by hand or by a searcher of choices."""
+    """One rate for all parameters, set by hand or by a searcher of choices."""
 
     class Config(BaseConfig):
         """Settings.
 
         Args:
             value: the rate.
+            later: the rate of all steps after the first; None means the same.
         """
 
         value: float = Field(gt=0.0)
+        later: float | None = Field(default=None, gt=0.0)
 
     def rates(self, values: Tensors, rates: Tensors, step: int) -> Tensors:
-        rate = torch.tensor(self.config.value, dtype=torch.float64)  # 0-dim: takes the dtype of what it multiplies
+        now = self.config.value if step == 0 or self.config.later is None else self.config.later
+        rate = torch.tensor(now, dtype=torch.float64)  # 0-dim: takes the dtype of what it multiplies
         return dict.fromkeys(self.context.adapted, rate)
 
 

@@ -182,3 +182,11 @@ def test_a_range_is_filled_evenly() -> None:
 def test_impossible_first_rates_are_refused(init: Any) -> None:
     with pytest.raises(ConfigError, match=r"slots.learning_rates.init: expected a positive rate or \[low, high\]"):
         learner("shared", init)
+
+
+def test_a_fixed_rate_may_be_another_one_after_the_first_step() -> None:
+    spec = build("task", {"type": "sinusoid"}, "tasks").spec("train")
+    for rates, expected in (({"value": 0.1}, [0.1, 0.1]), ({"value": 0.1, "later": 0.05}, [0.1, 0.05])):
+        slots = {"learning_rates": {"type": "fixed", **rates}}
+        loop = build("learner", {"type": "inner_loop", "model": "mlp", "slots": slots}, "learner", spec=spec)
+        assert [float(loop.rates(Phi(), step)["head.bias"]) for step in (0, 3)] == expected
