@@ -118,6 +118,17 @@ def test_extending_equals_a_longer_run(tiny: dict[str, Any], tmp_path: Path) -> 
     assert content(short)["phi"] == content(whole)["phi"]
 
 
+def test_an_extended_search_takes_its_test_again_and_baselines_once(tiny: dict[str, Any], tmp_path: Path) -> None:
+    short = run(resolve({**tiny, "budget": {"steps": 3}}), root=tmp_path / "a").directory.path
+    extended = extend(short, ["budget.steps=8"])
+    whole = run(resolve({**tiny, "budget": {"steps": 8}}), root=tmp_path / "b")
+    assert extended.results is not None
+    assert whole.results is not None
+    figures = [{name: one["test"][name] for name in ("L", "L_ci95")} for one in (extended.results, whole.results)]
+    assert figures[0] == figures[1]
+    assert [record["name"] for record in of_type(short, "test")] == ["metasearch", "random", "metasearch"]
+
+
 def test_extend_changes_the_budget_only(tiny: dict[str, Any], tmp_path: Path) -> None:
     path = run(resolve({**tiny, "budget": {"steps": 2}}), root=tmp_path).directory.path
     with pytest.raises(ConfigError, match="budget only"):
