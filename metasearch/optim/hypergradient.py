@@ -5,7 +5,7 @@
 
 ``g_t`` is the gradient at ``theta_t`` and ``u`` the direction of an optimizer's step, so that ``-<g_t, u_{t-1}>`` is
 the derivative of the present loss by the rate of the step before. Baydin, Cornish, Martinez Rubio, Schmidt, Wood 2018,
-arXiv:1703.04782, Algorithms 4 to 6.
+arXiv:1703.04782.
 
 The gradient includes weight decay and nothing is clipped, as in the published code: a rate may become negative. Each
 param group has a rate of its own, ``group["lr"]``, moved by what its own parameters say; with one group there is one
@@ -72,7 +72,7 @@ class _Hypergradient(Optimizer):
 
 
 class SGDHD(_Hypergradient):
-    """Gradient descent with hypergradient descent of its rate: ``u_t = g_t`` (Algorithm 4).
+    """Gradient descent with hypergradient descent of its rate: ``u_t = g_t``.
 
     Args:
         params: parameters or param groups.
@@ -102,7 +102,7 @@ class SGDHD(_Hypergradient):
 
 
 class NesterovHD(_Hypergradient):
-    """Nesterov momentum with hypergradient descent of its rate (Algorithm 5).
+    """Nesterov momentum with hypergradient descent of its rate.
 
         v_t = momentum * v_{t-1} + g_t
         u_t = g_t + momentum * v_t
@@ -139,7 +139,7 @@ class NesterovHD(_Hypergradient):
 
 
 class AdamHD(_Hypergradient):
-    """Adam with hypergradient descent of its rate (Algorithm 6), by torch's formula of Adam's step.
+    """Adam with hypergradient descent of its rate, by torch's formula of Adam's step.
 
         m_t = b1 m_{t-1} + (1 - b1) g_t,  v_t = b2 v_{t-1} + (1 - b2) g_t^2
         u_t = (m_t / (1 - b1^t)) / (sqrt(v_t / (1 - b2^t)) + eps)
