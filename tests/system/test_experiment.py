@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from metasearch.core.errors import ConfigError, UnsupportedError
+from metasearch.core.errors import ConfigError, DataError, UnsupportedError
 from metasearch.core.space import Choice, Float, Int
 from metasearch.experiment import load, override, read, recorded, resolve
 
@@ -106,7 +106,10 @@ def test_architecture_by_a_policy_and_weights_by_gradient() -> None:
 
 @pytest.mark.parametrize("file", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_experiment_of_the_repository_checks_and_survives_yaml(file: Path) -> None:
-    experiment = load(file)
+    try:
+        experiment = load(file)
+    except DataError as error:  # a data set that is neither in the package nor in METASEARCH_DATA
+        pytest.skip(str(error))
     again = resolve(yaml.safe_load(yaml.safe_dump(recorded(experiment.tree))), file.parent)
     assert recorded(again.tree) == recorded(experiment.tree)
 
