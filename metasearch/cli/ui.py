@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -44,6 +45,7 @@ def ui(given: Namespace) -> int:
         stderr=subprocess.STDOUT,
         start_new_session=True,  # Ctrl-C reaches this process only, which then ends the server in order
     )
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` ends the server, too
     try:
         print(f"starting MLflow for {uri} ...", flush=True)
         _await(server, base)
@@ -53,6 +55,7 @@ def ui(given: Namespace) -> int:
         print("ended")
         return 0
     finally:
+        signal.signal(signal.SIGTERM, before)
         server.terminate()
         try:
             server.wait(10)

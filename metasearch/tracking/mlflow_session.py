@@ -24,7 +24,6 @@ __all__ = ["Session", "Target"]
 RUN_TAG, PROPOSAL_TAG, PARENT_TAG = "metasearch.run", "metasearch.proposal", "mlflow.parentRunId"
 _CURSOR_TAG = "metasearch.records"
 _BATCH = 1000
-_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the interface opens at runs, not at traces
 
 
 @dataclass(frozen=True)
@@ -118,9 +117,7 @@ class Session:
 
     def _find_experiment(self) -> str:
         experiment = self._client.get_experiment_by_name(self._target.experiment)
-        if experiment is not None:
-            return str(experiment.experiment_id)
-        return str(self._client.create_experiment(self._target.experiment, tags=_EXPERIMENT_TAGS))
+        return str(experiment.experiment_id if experiment else self._client.create_experiment(self._target.experiment))
 
     def _find_parent(self) -> Run | None:
         return next(self._search(RUN_TAG, self._target.run_id, "attributes.start_time ASC"), None)
