@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from metasearch.core.contracts import Model
 from metasearch.core.values import Batch, Tensors
 
-__all__ = ["Adapted", "Way", "predictions"]
+__all__ = ["Adapted", "Mode", "predictions"]
 
-Way = Literal["together", "alone", "nil"]
+Mode = Literal["together", "alone", "nil"]
 """``together``: all examples of a call are one batch. ``alone``: each is in a batch with the support set. ``nil``:
 without the head, by the nearest support example.
 """
@@ -27,22 +27,22 @@ class Adapted:
         theta: its adapted parameters ``[T, ...]``.
         buffers: its buffers ``[T, ...]``.
         support: what they learned from.
-        way: see :func:`predictions`.
+        mode: see :func:`predictions`.
     """
 
-    def __init__(self, model: Model, theta: Tensors, buffers: Tensors, support: Batch, way: Way = "together") -> None:
-        self.model, self.theta, self.buffers, self.support, self.way = model, theta, buffers, support, way
+    def __init__(self, model: Model, theta: Tensors, buffers: Tensors, support: Batch, mode: Mode = "together") -> None:
+        self.model, self.theta, self.buffers, self.support, self.mode = model, theta, buffers, support, mode
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:
-        return predictions(self.way, self.model, self.theta, self.buffers, x, self.support)
+        return predictions(self.mode, self.model, self.theta, self.buffers, x, self.support)
 
 
-def predictions(way: Way, model: Model, theta: Tensors, buffers: Tensors, x: Tensor, support: Batch) -> Tensor:
+def predictions(mode: Mode, model: Model, theta: Tensors, buffers: Tensors, x: Tensor, support: Batch) -> Tensor:
     """Outputs ``[T, n, outputs]`` of networks for ``x [T, n, ...]``.
 
     Args:
-        way: ``together``; ``alone``, in which a network that normalizes by the batch at hand sees no other example of
+        mode: ``together``; ``alone``, in which a network that normalizes by the batch at hand sees no other example of
             ``x`` (Reptile, arXiv:1803.02999, without transduction); ``nil``, in which a class's output is the largest
             cosine between the features of the example and those of a support example of the class (NIL;
             Raghu et al. 2020, arXiv:1909.09157).
@@ -52,9 +52,9 @@ def predictions(way: Way, model: Model, theta: Tensors, buffers: Tensors, x: Ten
         x: what to predict.
         support: the support sets.
     """
-    if way == "together":
+    if mode == "together":
         return model(theta, buffers, x)[0]
-    if way == "alone":
+    if mode == "alone":
         single = [model(theta, buffers, torch.cat([support.x, one], 1))[0][:, -1:] for one in x.split(1, 1)]
         return torch.cat(single, 1)
     network = cast("Any", model)

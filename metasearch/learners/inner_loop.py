@@ -28,7 +28,7 @@ from metasearch.core.errors import ConfigError
 from metasearch.core.registry import build
 from metasearch.core.space import Dimension, Space
 from metasearch.core.values import Batch, Losses, Phi, Task, TaskSpec, Tensors
-from metasearch.learners.adapted import Adapted, Way, predictions
+from metasearch.learners.adapted import Adapted, Mode, predictions
 from metasearch.learners.losses import loss_for, metrics_for
 from metasearch.learners.minibatch import minibatch
 from metasearch.learners.unroll import FINAL, Annealed, unroll
@@ -298,19 +298,19 @@ class InnerLoop:
         outputs, after = self.model(theta, buffers, task.query.x, seeds=seeds)
         measured = {"together": outputs}
         if seed is None:
-            ways = self._ways()
-            others: dict[Way, Tensor] = {
-                way: predictions(way, self.model, theta, buffers, task.query.x, task.support)
-                for way in ways
-                if way != "together"
+            modes = self._modes()
+            others: dict[Mode, Tensor] = {
+                mode: predictions(mode, self.model, theta, buffers, task.query.x, task.support)
+                for mode in modes
+                if mode != "together"
             }
-            measured = {way: others.get(way, outputs) for way in ways}
-            outputs = measured[ways[0]]
+            measured = {mode: others.get(mode, outputs) for mode in modes}
+            outputs = measured[modes[0]]
         loss = loss_for(self.spec)(outputs, task.query.y).mean(-1)
         with torch.no_grad():
             metrics = {
-                name if way == "together" else f"{name}_{way}": value
-                for way, one in measured.items()
+                name if mode == "together" else f"{name}_{mode}": value
+                for mode, one in measured.items()
                 for name, value in metrics_for(self.spec, one, task.query.y).items()
             }
             updates = {f"initialization.{name}": value.to(torch.float64).mean(0) for name, value in after.items()}
@@ -331,10 +331,10 @@ class InnerLoop:
         state = self.begin(phi, task, seed, train=False)
         for _ in range(self.n_steps(train=False) if steps is None else steps):
             state = self.step(phi, task, state, seed, create_graph=False)
-        return Adapted(self.model, self._network(phi, state), state["buffers"], support, self._ways()[0])
+        return Adapted(self.model, self._network(phi, state), state["buffers"], support, self._modes()[0])
 
-    def _ways(self) -> tuple[Way, ...]:
-        """How queries are predicted outside of training; L is measured by the first way."""
+    def _modes(self) -> tuple[Mode, ...]:
+        """How queries are predicted outside of training; L is measured by the first mode."""
         given: Any = self.config.predict
         return ("together", "alone") if given == "both" else (given,)
 

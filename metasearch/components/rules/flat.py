@@ -10,6 +10,7 @@ the class under ``slot.update_rule``.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -60,7 +61,7 @@ class Block:
         return self.spread(torch.stack([values[f"{name}.{tensor}"] for tensor in self.names]))
 
 
-class FlatRule(Component):
+class FlatRule(Component, ABC):
     """An update rule on a flat axis of coordinates; a leaf class says what is remembered and decided.
 
     One step is ``remember``, then ``features``, then (where ``normalizes``) a division of each feature by its root mean
@@ -100,9 +101,9 @@ class FlatRule(Component):
         """What the decision is taken on, ``[F, T, n]``."""
         return gradient.unsqueeze(0)
 
+    @abstractmethod
     def decide(self, values: Tensors, features: Tensor, state: State, step: int, block: Block) -> tuple[Tensor, State]:
         """What is added to theta, ``[T, n]``, and what is remembered from now on."""
-        raise NotImplementedError
 
     def scale(self, mean_squares: Tensor) -> Tensor:
         """Factors ``[F, T, tensors]`` that give features the mean square 1."""
