@@ -1,8 +1,8 @@
 """Memory of a worker: what an evaluation has freed is kept for the next one.
 
 Evaluations of L allocate and free the same large tensors over and over. The C library of Linux asks the system for each
-of them and gives it back at once, and the system clears every page that it hands out; on tensors of some 10 MB this was
-measured at half of a worker's time (``experiments/benchmarks``). A worker therefore stays at its peak size until it ends.
+of them and gives it back at once, and the system clears every page that it hands out: on tensors of some 10 MB up to
+half of a worker's time (``experiments/benchmarks``). A worker therefore stays at its peak size until it ends.
 """
 
 from __future__ import annotations
@@ -28,4 +28,5 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 1 << 26))
-    return all([mallopt(parameter, value) == 1 for parameter, value in settings])
+    taken = [mallopt(parameter, value) for parameter, value in settings]
+    return all(taken)
