@@ -6,14 +6,14 @@ import csv
 import io
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from metasearch.core.statistics import mean_ci95
-from metasearch.reporting.style import axes_of, new_figure
+from metasearch.reporting.style import axes_of, log_scale, new_figure
 
 from .store import Row
 
@@ -148,7 +148,7 @@ def _shift(rows: Sequence[Row]) -> Figure:
         _lines(axes, [row for row in rows if row["panel"] == panel], "x", percent=not sine)
         axes.set(title=panel, ylabel="squared error" if sine else "test accuracy (%)")
         if sine:
-            axes.set_yscale("log")
+            _logarithmic(axes, "y", [row for row in rows if row["panel"] == panel], "value")
     for axes in figure.axes[len(panels) :]:
         axes.set_axis_off()
     return _with_legend(figure)
@@ -163,8 +163,12 @@ def _support(rows: Sequence[Row]) -> Figure:
         ("megabytes", "MB at the peak, beyond the start"),
     )
     for axes, (key, name) in zip(axes_of(figure, 1, 3), names, strict=True):
-        _lines(axes, [row for row in here if row.get(key) is not None], "x", y=key, percent=key == "value")
-        axes.set(xscale="log", xlabel="support examples", ylabel=name, **({} if key == "value" else {"yscale": "log"}))
+        there = [row for row in here if row.get(key) is not None]
+        _lines(axes, there, "x", y=key, percent=key == "value")
+        axes.set(xlabel="support examples", ylabel=name)
+        _logarithmic(axes, "x", there, "x")
+        if key != "value":
+            _logarithmic(axes, "y", there, key)
     return _with_legend(figure)
 
 
@@ -172,7 +176,8 @@ def _pool(rows: Sequence[Row]) -> Figure:
     figure = new_figure(6.5, 4)
     (axes,) = axes_of(figure, 1, 1)
     _lines(axes, rows, "x")
-    axes.set(xscale="log", xlabel="different training tasks", ylabel="test accuracy (%)")
+    axes.set(xlabel="different training tasks", ylabel="test accuracy (%)")
+    _logarithmic(axes, "x", rows, "x")
     return _with_legend(figure)
 
 
@@ -230,6 +235,12 @@ def _lines(axes: Axes, rows: Sequence[Row], x: str, *, y: str = "value", percent
         axes.errorbar(
             places, values, halves, lw=1.6, marker="o", ms=3, capsize=2, label=learner, color=_colour(learner)
         )
+
+
+def _logarithmic(axes: Axes, which: Literal["x", "y"], rows: Sequence[Row], key: str) -> None:
+    values = [row[key] for row in rows if (row.get(key) or 0.0) > 0.0]
+    if values:
+        log_scale(axes, which, min(values), max(values))
 
 
 def _colour(learner: str) -> str:
