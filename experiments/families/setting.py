@@ -61,8 +61,8 @@ class Plan:
 
 
 def omniglot(learner: str, plan: Plan, seed: int, *, ways: int = 5, steps: int | None = None) -> dict[str, Any]:
-    """An experiment of 1-shot tasks, with a number of outer steps in full, or else as many as 80 seconds hold."""
-    budget = {"seconds": max(0.5, 80.0 * plan.scale)} if steps is None else {"steps": plan.of(steps)}
+    """An experiment of 1-shot tasks, with a number of outer steps in full, or else as many as 70 seconds hold."""
+    budget = {"seconds": max(0.5, 70.0 * plan.scale)} if steps is None else {"steps": plan.of(steps)}
     return {
         "name": f"{learner}-{ways}way",
         "tasks": {

@@ -91,10 +91,10 @@ def test_support_says_what_a_learner_cannot_do(families, plan, out) -> None:
 
 
 def test_pool_repeats_few_tasks(families, plan, out) -> None:
-    (row,) = done(families, plan, out, "pool", {"learner": ["maml"], "x": [16]})
-    assert row["x"] == 16
+    (row,) = done(families, plan, out, "pool", {"learner": ["maml"], "x": [10]})
+    assert row["x"] == 10
     jobs = families["parts"].pool(plan)
-    assert {job.given["tree"]["tasks"]["pool"] for job in jobs} == {16, 64, 256, 1024, None}
+    assert {job.given["tree"]["tasks"]["pool"] for job in jobs} == {10, 100, 1000, None}
 
 
 def test_context_is_trained_and_measured_within_alphabets_and_across(families, plan, out) -> None:
