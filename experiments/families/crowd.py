@@ -100,7 +100,7 @@ def apart(given: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
     if ended.returncode == 0:
         return dict(json.loads(ended.stdout.splitlines()[-1]))
     lines = ended.stderr.strip().splitlines() or [f"ended with {ended.returncode}"]
-    return {**nothing, "note": f"limit of {given['memory']:g} GB: {lines[-1]}"}
+    return {**nothing, "note": f"{lines[-1]} (with at most {given['memory']:g} GB)"}
 
 
 def _peak() -> float:
