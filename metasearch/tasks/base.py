@@ -15,6 +15,7 @@ from metasearch.core.contracts import TaskDistribution
 from metasearch.core.errors import ConfigError, DataError
 from metasearch.core.seeds import Draws
 from metasearch.core.values import Batch, Task, TaskSpec
+from metasearch.tasks.distortions import Distortions, distort, split_distortions
 from metasearch.tasks.sampling import below, distinct
 from metasearch.tasks.settings import at_split, check_split, per_split, pool_seeds
 
@@ -94,10 +95,13 @@ class FewShot:
         pool: number of different training tasks; None for no limit. Seed s is then task ``s mod pool``.
         groups: for each split ``[classes]``; classes of a task then come from one group.
         names: for each split the names of its classes, for reports.
+        distortions: for each split that has any, what happens to its pictures
+            (:class:`~metasearch.tasks.distortions.Distortions`, or its settings), support and query alike.
         device, dtype: of the tasks' arrays.
 
     Raises:
-        ConfigError: if a split has too few classes or a class too few examples.
+        ConfigError: if a split has too few classes or a class too few examples, or examples that shall be distorted
+            are no pictures.
         DataError: if the arrays of a split do not fit together.
 
     Example:
@@ -117,6 +121,7 @@ class FewShot:
         pool: int | None = None,
         groups: Mapping[str, ArrayLike] | None = None,
         names: Mapping[str, Sequence[str]] | None = None,
+        distortions: Mapping[str, Any] | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -127,6 +132,7 @@ class FewShot:
             _counts("queries", queries),
         )
         self._names = dict(names or {})
+        self._distortions = _distortions(distortions or {})
         self._limit = pool
         self._dtype = dtype
         self._device = torch.device(device)
@@ -136,6 +142,13 @@ class FewShot:
         }
         for split, classes in self._pools.items():
             self._check(split, classes)
+        for split in self._distortions:
+            check_split(split, self._pools)
+            if self._pools[split].stored.ndim != 4:
+                shape = list(self._pools[split].stored.shape[1:])
+                raise ConfigError(
+                    f"distortions.{split}", f"needs pictures [channels, height, width], got examples of shape {shape}"
+                )
         self._labels: dict[tuple[int, int], Tensor] = {}
 
     def spec(self, split: str) -> TaskSpec:
@@ -160,17 +173,21 @@ class FewShot:
         pool = self._pool(split)
         ways, shots, queries = self._sizes(split)
         seeds = np.asarray(seeds, dtype=np.int64).reshape(-1)
-        classes, picks = pool.draw(pool_seeds(seeds, self._limit, split), ways, shots + queries)
+        keys = pool_seeds(seeds, self._limit, split)
+        classes, picks = pool.draw(keys, ways, shots + queries)
+        batches = [self._batch(pool, classes, part) for part in (picks[:, :, :shots], picks[:, :, shots:])]
+        support, query = self._distorted(split, keys, batches)
         return Task(
-            support=self._batch(pool, classes, picks[:, :, :shots]),
-            query=self._batch(pool, classes, picks[:, :, shots:]),
+            support=support,
+            query=query,
             seeds=seeds,
             info={"classes": torch.from_numpy(classes), "examples": torch.from_numpy(picks)},
         )
 
     def examples(self, split: str) -> tuple[Tensor, Tensor]:
-        """All examples of a split as plain supervised data: ``[N, ...]`` as they are stored (see :meth:`decode`), and
-        their classes ``[N]`` below :meth:`n_classes`. The tensor is the distribution's own: not to be changed in place.
+        """All examples of a split as plain supervised data: ``[N, ...]`` as they are stored (never distorted; see
+        :meth:`decode`), and their classes ``[N]`` below :meth:`n_classes`. The tensor is the distribution's own: not to
+        be changed in place.
         """
         pool = self._pool(split)
         classes = torch.from_numpy(np.repeat(np.arange(len(pool)), pool.counts))
@@ -196,6 +213,14 @@ class FewShot:
         if (ways, n) not in self._labels:
             self._labels[ways, n] = torch.arange(ways, device=self._device).repeat_interleave(n)
         return Batch(self.decode(pool.gather(classes, picks)), self._labels[ways, n].repeat(tasks, 1))
+
+    def _distorted(self, split: str, keys: NDArray[np.int64], batches: list[Batch]) -> list[Batch]:
+        settings = self._distortions.get(split)
+        if settings is None:
+            return batches
+        ends = np.cumsum([batch.x.shape[1] for batch in batches])
+        values = np.split(settings.draw(keys, int(ends[-1])), ends[:-1], axis=1)
+        return [Batch(distort(batch.x, settings, drawn), batch.y) for batch, drawn in zip(batches, values, strict=True)]
 
     def _sizes(self, split: str) -> tuple[int, int, int]:
         return at_split(self._ways, split), at_split(self._shots, split), at_split(self._queries, split)
@@ -251,6 +276,13 @@ def _counts(key: str, value: Any) -> dict[str, int]:
         return per_split(value)
     except ConfigError as error:
         raise error.under(key) from None
+
+
+def _distortions(given: Mapping[str, Any]) -> dict[str, Distortions]:
+    try:
+        return split_distortions(given)
+    except ConfigError as error:
+        raise error.under("distortions") from None
 
 
 def _stack(by_class: Examples) -> tuple[Tensor, NDArray[np.int64]]:

@@ -15,6 +15,7 @@ from metasearch.core.config import Config as BaseConfig
 from metasearch.core.errors import DataError
 from metasearch.tasks import datasets
 from metasearch.tasks.base import FewShot
+from metasearch.tasks.distortions import SplitDistortions
 from metasearch.tasks.settings import PerSplit, per_split
 
 __all__ = ["CifarFS"]
@@ -41,6 +42,7 @@ class CifarFS(FewShot):
         folder: holds ``cifar-100-binary.tar.gz``; None looks where data sets lie, and downloads it if need be.
         ways, shots, queries: a number or one for each split; ``shots`` and ``queries`` count pictures of one class.
         pool: number of different training tasks; None for no limit.
+        distortions: of the pictures, by split (:class:`~metasearch.tasks.distortions.Distortions`).
 
     Raises:
         DataError: if the archive is missing or is not CIFAR-100's.
@@ -55,6 +57,7 @@ class CifarFS(FewShot):
         shots: PerSplit = per_split(1)
         queries: PerSplit = per_split(15)
         pool: int | None = Field(default=None, ge=1)
+        distortions: SplitDistortions = Field(default_factory=dict)
 
     def __init__(self, config: Config, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
         self.config = config
@@ -69,6 +72,7 @@ class CifarFS(FewShot):
             shots=config.shots,
             queries=config.queries,
             pool=config.pool,
+            distortions=config.distortions,
             names={split: [names[index] for index in members] for split, members in splits.items()},
             device=device,
             dtype=dtype,

@@ -16,6 +16,7 @@ from metasearch.core.config import Config as BaseConfig
 from metasearch.core.errors import ConfigError, DataError
 from metasearch.core.seeds import Draws, derive
 from metasearch.tasks.base import FewShot
+from metasearch.tasks.distortions import SplitDistortions
 from metasearch.tasks.settings import SPLITS, PerSplit, per_split
 
 __all__ = ["ImageFolder", "read_picture"]
@@ -39,6 +40,7 @@ class ImageFolder(FewShot):
         color: three channels, or one.
         ways, shots, queries: a number or one for each split; ``shots`` and ``queries`` count pictures of one class.
         pool: number of different training tasks; None for no limit.
+        distortions: of the pictures, by split (:class:`~metasearch.tasks.distortions.Distortions`).
         fractions: shares of the classes for training and validation, where the folder has no splits.
         split_seed: draws that division.
 
@@ -57,6 +59,7 @@ class ImageFolder(FewShot):
         shots: PerSplit = per_split(1)
         queries: PerSplit = per_split(15)
         pool: int | None = Field(default=None, ge=1)
+        distortions: SplitDistortions = Field(default_factory=dict)
         fractions: tuple[float, float] = (0.64, 0.16)
         split_seed: int = 0
 
@@ -72,6 +75,7 @@ class ImageFolder(FewShot):
             shots=config.shots,
             queries=config.queries,
             pool=config.pool,
+            distortions=config.distortions,
             names={split: [path.name for path in paths] for split, paths in classes.items()},
             device=device,
             dtype=dtype,

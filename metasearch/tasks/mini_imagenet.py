@@ -14,6 +14,7 @@ from pydantic import Field
 from metasearch.core.config import Config as BaseConfig
 from metasearch.core.errors import DataError
 from metasearch.tasks.base import FewShot
+from metasearch.tasks.distortions import SplitDistortions
 from metasearch.tasks.image_folder import read_picture
 from metasearch.tasks.settings import PerSplit, per_split
 
@@ -39,6 +40,7 @@ class MiniImagenet(FewShot):
         image_size: side of a picture in pixels.
         ways, shots, queries: a number or one for each split; ``shots`` and ``queries`` count pictures of one class.
         pool: number of different training tasks; None for no limit.
+        distortions: of the pictures, by split (:class:`~metasearch.tasks.distortions.Distortions`).
         complete: refuse a folder with other numbers of classes or pictures than published.
 
     Raises:
@@ -55,6 +57,7 @@ class MiniImagenet(FewShot):
         shots: PerSplit = per_split(1)
         queries: PerSplit = per_split(15)
         pool: int | None = Field(default=None, ge=1)
+        distortions: SplitDistortions = Field(default_factory=dict)
         complete: bool = True
 
     def __init__(self, config: Config, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
@@ -72,6 +75,7 @@ class MiniImagenet(FewShot):
             shots=config.shots,
             queries=config.queries,
             pool=config.pool,
+            distortions=config.distortions,
             names={split: list(classes) for split, classes in listed.items()},
             device=device,
             dtype=dtype,

@@ -13,6 +13,7 @@ from metasearch.core.config import Config as BaseConfig
 from metasearch.core.errors import ConfigError
 from metasearch.core.seeds import Draws, derive
 from metasearch.tasks.base import FewShot
+from metasearch.tasks.distortions import SplitDistortions
 from metasearch.tasks.omniglot_data import SIZE, load, vinyals_splits
 from metasearch.tasks.settings import PerSplit, per_split
 
@@ -49,6 +50,7 @@ class Omniglot(FewShot):
         rotations: see above.
         image_size: side of a picture in pixels.
         pool: number of different training tasks; None for no limit.
+        distortions: of the pictures, by split (:class:`~metasearch.tasks.distortions.Distortions`).
         within_alphabet: all classes of a task come from one alphabet (in one orientation), drawn first among those with
             enough classes.
         split_seed: draws the characters of ``random``, and those that validation takes out of training.
@@ -75,6 +77,7 @@ class Omniglot(FewShot):
         rotations: Literal["train", "all", "none"] = "train"
         image_size: int = Field(default=28, ge=4, le=SIZE)
         pool: int | None = Field(default=None, ge=1)
+        distortions: SplitDistortions = Field(default_factory=dict)
         within_alphabet: bool = False
         split_seed: int = 0
         validation_classes: int | None = Field(default=None, ge=0)
@@ -97,6 +100,7 @@ class Omniglot(FewShot):
             shots=config.shots,
             queries=config.queries,
             pool=config.pool,
+            distortions=config.distortions,
             groups=groups if config.within_alphabet else None,
             names=classes,
             device=device,

@@ -17,6 +17,10 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"ways": 5, "shots": 1},
         {"ways": 3, "shots": 2, "queries": 4, "split": "random", "rotations": "all"},
         {"ways": 3, "shots": 1, "split": "lake", "within_alphabet": True, "rotations": "none"},
+        {
+            "ways": 3,
+            "distortions": {"train": {"rotate": 10, "shear": 0.3, "probability": 0.5}, "test": {"invert": True}},
+        },
     ],
     "sinusoid": [{}, {"frequency": [0.8, 1.2]}],
     "navigation": [{}, {"start": "random", "trajectories": 3, "queries": {"train": 2, "test": 4}}],
