@@ -16,7 +16,7 @@ from metasearch.core.errors import DataError
 from metasearch.tasks import datasets
 from metasearch.tasks.base import FewShot
 from metasearch.tasks.distortions import SplitDistortions
-from metasearch.tasks.settings import PerSplit, per_split
+from metasearch.tasks.settings import PerSplit, PerSplitOrNone, per_split
 
 __all__ = ["CifarFS"]
 
@@ -41,6 +41,8 @@ class CifarFS(FewShot):
     Settings (``Config``):
         folder: holds ``cifar-100-binary.tar.gz``; None looks where data sets lie, and downloads it if need be.
         ways, shots, queries: a number or one for each split; ``shots`` and ``queries`` count pictures of one class.
+        unlabelled, distractors: unlabelled examples of each class, and classes of which there are no others
+            (:class:`~metasearch.tasks.base.FewShot`).
         pool: number of different training tasks; None for no limit.
         distortions: of the pictures, by split (:class:`~metasearch.tasks.distortions.Distortions`).
 
@@ -56,6 +58,8 @@ class CifarFS(FewShot):
         ways: PerSplit = per_split(5)
         shots: PerSplit = per_split(1)
         queries: PerSplit = per_split(15)
+        unlabelled: PerSplitOrNone = per_split(0, 0)
+        distractors: PerSplitOrNone = per_split(0, 0)
         pool: int | None = Field(default=None, ge=1)
         distortions: SplitDistortions = Field(default_factory=dict)
 
@@ -71,6 +75,8 @@ class CifarFS(FewShot):
             ways=config.ways,
             shots=config.shots,
             queries=config.queries,
+            unlabelled=config.unlabelled,
+            distractors=config.distractors,
             pool=config.pool,
             distortions=config.distortions,
             names={split: [names[index] for index in members] for split, members in splits.items()},

@@ -17,7 +17,7 @@ from metasearch.core.errors import ConfigError, DataError
 from metasearch.core.seeds import Draws, derive
 from metasearch.tasks.base import FewShot
 from metasearch.tasks.distortions import SplitDistortions
-from metasearch.tasks.settings import SPLITS, PerSplit, per_split
+from metasearch.tasks.settings import SPLITS, PerSplit, PerSplitOrNone, per_split
 
 __all__ = ["ImageFolder", "read_picture"]
 
@@ -39,6 +39,8 @@ class ImageFolder(FewShot):
         image_size: side of a picture in pixels.
         color: three channels, or one.
         ways, shots, queries: a number or one for each split; ``shots`` and ``queries`` count pictures of one class.
+        unlabelled, distractors: unlabelled examples of each class, and classes of which there are no others
+            (:class:`~metasearch.tasks.base.FewShot`).
         pool: number of different training tasks; None for no limit.
         distortions: of the pictures, by split (:class:`~metasearch.tasks.distortions.Distortions`).
         fractions: shares of the classes for training and validation, where the folder has no splits.
@@ -58,6 +60,8 @@ class ImageFolder(FewShot):
         ways: PerSplit = per_split(5)
         shots: PerSplit = per_split(1)
         queries: PerSplit = per_split(15)
+        unlabelled: PerSplitOrNone = per_split(0, 0)
+        distractors: PerSplitOrNone = per_split(0, 0)
         pool: int | None = Field(default=None, ge=1)
         distortions: SplitDistortions = Field(default_factory=dict)
         fractions: tuple[float, float] = (0.64, 0.16)
@@ -74,6 +78,8 @@ class ImageFolder(FewShot):
             ways=config.ways,
             shots=config.shots,
             queries=config.queries,
+            unlabelled=config.unlabelled,
+            distractors=config.distractors,
             pool=config.pool,
             distortions=config.distortions,
             names={split: [path.name for path in paths] for split, paths in classes.items()},

@@ -16,7 +16,7 @@ from metasearch.core.errors import DataError
 from metasearch.tasks.base import FewShot
 from metasearch.tasks.distortions import SplitDistortions
 from metasearch.tasks.image_folder import read_picture
-from metasearch.tasks.settings import PerSplit, per_split
+from metasearch.tasks.settings import PerSplit, PerSplitOrNone, per_split
 
 __all__ = ["MiniImagenet"]
 
@@ -39,6 +39,8 @@ class MiniImagenet(FewShot):
         folder: see above.
         image_size: side of a picture in pixels.
         ways, shots, queries: a number or one for each split; ``shots`` and ``queries`` count pictures of one class.
+        unlabelled, distractors: unlabelled examples of each class, and classes of which there are no others
+            (:class:`~metasearch.tasks.base.FewShot`).
         pool: number of different training tasks; None for no limit.
         distortions: of the pictures, by split (:class:`~metasearch.tasks.distortions.Distortions`).
         complete: refuse a folder with other numbers of classes or pictures than published.
@@ -56,6 +58,8 @@ class MiniImagenet(FewShot):
         ways: PerSplit = per_split(5)
         shots: PerSplit = per_split(1)
         queries: PerSplit = per_split(15)
+        unlabelled: PerSplitOrNone = per_split(0, 0)
+        distractors: PerSplitOrNone = per_split(0, 0)
         pool: int | None = Field(default=None, ge=1)
         distortions: SplitDistortions = Field(default_factory=dict)
         complete: bool = True
@@ -74,6 +78,8 @@ class MiniImagenet(FewShot):
             ways=config.ways,
             shots=config.shots,
             queries=config.queries,
+            unlabelled=config.unlabelled,
+            distractors=config.distractors,
             pool=config.pool,
             distortions=config.distortions,
             names={split: list(classes) for split, classes in listed.items()},

@@ -15,7 +15,7 @@ from metasearch.core.seeds import Draws, derive
 from metasearch.tasks.base import FewShot
 from metasearch.tasks.distortions import SplitDistortions
 from metasearch.tasks.omniglot_data import SIZE, load, vinyals_splits
-from metasearch.tasks.settings import PerSplit, per_split
+from metasearch.tasks.settings import PerSplit, PerSplitOrNone, per_split
 
 __all__ = ["Omniglot"]
 
@@ -49,6 +49,8 @@ class Omniglot(FewShot):
         ways, shots, queries: a number or one for each split; ``shots`` and ``queries`` count drawings of one class.
         rotations: see above.
         image_size: side of a picture in pixels.
+        unlabelled, distractors: unlabelled examples of each class, and classes of which there are no others
+            (:class:`~metasearch.tasks.base.FewShot`).
         pool: number of different training tasks; None for no limit.
         distortions: of the pictures, by split (:class:`~metasearch.tasks.distortions.Distortions`).
         within_alphabet: all classes of a task come from one alphabet (in one orientation), drawn first among those with
@@ -74,6 +76,8 @@ class Omniglot(FewShot):
         ways: PerSplit = per_split(5)
         shots: PerSplit = per_split(1)
         queries: PerSplit = per_split(15)
+        unlabelled: PerSplitOrNone = per_split(0, 0)
+        distractors: PerSplitOrNone = per_split(0, 0)
         rotations: Literal["train", "all", "none"] = "train"
         image_size: int = Field(default=28, ge=4, le=SIZE)
         pool: int | None = Field(default=None, ge=1)
@@ -99,6 +103,8 @@ class Omniglot(FewShot):
             ways=config.ways,
             shots=config.shots,
             queries=config.queries,
+            unlabelled=config.unlabelled,
+            distractors=config.distractors,
             pool=config.pool,
             distortions=config.distortions,
             groups=groups if config.within_alphabet else None,

@@ -12,18 +12,18 @@ from pydantic import BeforeValidator
 from metasearch.core.errors import ConfigError, nearest
 from metasearch.core.seeds import derive_many
 
-__all__ = ["SPLITS", "PerSplit", "at_split", "check_split", "per_split", "pool_seeds"]
+__all__ = ["SPLITS", "PerSplit", "PerSplitOrNone", "at_split", "check_split", "per_split", "pool_seeds"]
 
 SPLITS = ("train", "validation", "test")
 
 
-def per_split(value: Any) -> dict[str, int]:
-    """A positive count for each split, from one count or from a mapping.
+def per_split(value: Any, least: int = 1) -> dict[str, int]:
+    """A count for each split, from one count or from a mapping.
 
     Validation and test take each other's count where only one of them is given, and that of training where neither is.
 
     Raises:
-        ConfigError: if a count is not a positive integer, a split is unknown, or training has none.
+        ConfigError: if a count is not an integer or below ``least``, a split is unknown, or training has none.
 
     >>> per_split({"train": 5, "test": 15})
     {'train': 5, 'validation': 15, 'test': 15}
@@ -32,10 +32,9 @@ def per_split(value: Any) -> dict[str, int]:
     for split, count in given.items():
         if split not in SPLITS:
             raise ConfigError("", f"unknown split {split!r}; {nearest(str(split), SPLITS)}")
-        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
-            raise ConfigError(
-                split if isinstance(value, Mapping) else "", f"expected a positive integer, got {count!r}"
-            )
+        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < least:
+            kind = "a positive integer" if least == 1 else f"an integer of at least {least}"
+            raise ConfigError(split if isinstance(value, Mapping) else "", f"expected {kind}, got {count!r}")
     if "train" not in given:
         raise ConfigError(
             "train", "is required where counts are given for each split; one number would do for all of them"
@@ -47,6 +46,9 @@ def per_split(value: Any) -> dict[str, int]:
 
 PerSplit = Annotated[dict[str, int], BeforeValidator(per_split)]
 """A positive integer, or a mapping from split to one; always held as the full mapping."""
+
+PerSplitOrNone = Annotated[dict[str, int], BeforeValidator(lambda value: per_split(value, 0))]
+"""The same, or 0."""
 
 
 def at_split(counts: Mapping[str, int], split: str) -> int:
