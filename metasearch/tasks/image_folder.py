@@ -17,7 +17,7 @@ from metasearch.core.errors import ConfigError, DataError
 from metasearch.core.seeds import Draws, derive
 from metasearch.tasks.base import FewShot
 from metasearch.tasks.distortions import SplitDistortions
-from metasearch.tasks.settings import SPLITS, PerSplit, PerSplitOrNone, per_split
+from metasearch.tasks.settings import SPLITS, PerSplit, PerSplitOrNone, TrainOn, joined, per_split
 
 __all__ = ["ImageFolder", "read_picture"]
 
@@ -43,6 +43,8 @@ class ImageFolder(FewShot):
             (:class:`~metasearch.tasks.base.FewShot`).
         pool: number of different training tasks; None for no limit.
         distortions: of the pictures, by split (:class:`~metasearch.tasks.distortions.Distortions`).
+        train_on: splits whose classes are trained on: with ``[train, validation]`` both together, and there is no
+            validation split.
         fractions: shares of the classes for training and validation, where the folder has no splits.
         split_seed: draws that division.
 
@@ -64,12 +66,13 @@ class ImageFolder(FewShot):
         distractors: PerSplitOrNone = per_split(0, 0)
         pool: int | None = Field(default=None, ge=1)
         distortions: SplitDistortions = Field(default_factory=dict)
+        train_on: TrainOn = ("train",)
         fractions: tuple[float, float] = (0.64, 0.16)
         split_seed: int = 0
 
     def __init__(self, config: Config, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
         self.config = config
-        classes = _classes(Path(config.folder).expanduser(), config)
+        classes = joined(_classes(Path(config.folder).expanduser(), config), config.train_on)
         super().__init__(
             {
                 split: [_read(path, config.image_size, config.color) for path in paths]

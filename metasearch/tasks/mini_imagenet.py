@@ -16,7 +16,7 @@ from metasearch.core.errors import DataError
 from metasearch.tasks.base import FewShot
 from metasearch.tasks.distortions import SplitDistortions
 from metasearch.tasks.image_folder import read_picture
-from metasearch.tasks.settings import PerSplit, PerSplitOrNone, per_split
+from metasearch.tasks.settings import PerSplit, PerSplitOrNone, TrainOn, joined, per_split
 
 __all__ = ["MiniImagenet"]
 
@@ -43,6 +43,8 @@ class MiniImagenet(FewShot):
             (:class:`~metasearch.tasks.base.FewShot`).
         pool: number of different training tasks; None for no limit.
         distortions: of the pictures, by split (:class:`~metasearch.tasks.distortions.Distortions`).
+        train_on: splits whose classes are trained on: with ``[train, validation]`` both together, and there is no
+            validation split.
         complete: refuse a folder with other numbers of classes or pictures than published.
 
     Raises:
@@ -62,6 +64,7 @@ class MiniImagenet(FewShot):
         distractors: PerSplitOrNone = per_split(0, 0)
         pool: int | None = Field(default=None, ge=1)
         distortions: SplitDistortions = Field(default_factory=dict)
+        train_on: TrainOn = ("train",)
         complete: bool = True
 
     def __init__(self, config: Config, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
@@ -70,10 +73,11 @@ class MiniImagenet(FewShot):
         listed = {split: _listed(folder / name) for split, name in _LISTS.items()}
         if config.complete:
             _check(folder, listed)
+        classes = joined({split: [*files.items()] for split, files in listed.items()}, config.train_on)
         super().__init__(
             {
-                split: [_read(folder / "images", tuple(files), config.image_size) for files in classes.values()]
-                for split, classes in listed.items()
+                split: [_read(folder / "images", tuple(files), config.image_size) for _, files in members]
+                for split, members in classes.items()
             },
             ways=config.ways,
             shots=config.shots,
@@ -82,7 +86,7 @@ class MiniImagenet(FewShot):
             distractors=config.distractors,
             pool=config.pool,
             distortions=config.distortions,
-            names={split: list(classes) for split, classes in listed.items()},
+            names={split: [name for name, _ in members] for split, members in classes.items()},
             device=device,
             dtype=dtype,
         )

@@ -15,7 +15,7 @@ from metasearch.core.seeds import Draws, derive
 from metasearch.tasks.base import FewShot
 from metasearch.tasks.distortions import SplitDistortions
 from metasearch.tasks.omniglot_data import SIZE, load, vinyals_splits
-from metasearch.tasks.settings import PerSplit, PerSplitOrNone, per_split
+from metasearch.tasks.settings import PerSplit, PerSplitOrNone, TrainOn, joined, per_split
 
 __all__ = ["Omniglot"]
 
@@ -53,6 +53,8 @@ class Omniglot(FewShot):
             (:class:`~metasearch.tasks.base.FewShot`).
         pool: number of different training tasks; None for no limit.
         distortions: of the pictures, by split (:class:`~metasearch.tasks.distortions.Distortions`).
+        train_on: splits whose classes are trained on: with ``[train, validation]`` both together, and there is no
+            validation split.
         within_alphabet: all classes of a task come from one alphabet (in one orientation), drawn first among those with
             enough classes.
         split_seed: draws the characters of ``random``, and those that validation takes out of training.
@@ -82,6 +84,7 @@ class Omniglot(FewShot):
         image_size: int = Field(default=28, ge=4, le=SIZE)
         pool: int | None = Field(default=None, ge=1)
         distortions: SplitDistortions = Field(default_factory=dict)
+        train_on: TrainOn = ("train",)
         within_alphabet: bool = False
         split_seed: int = 0
         validation_classes: int | None = Field(default=None, ge=0)
@@ -90,7 +93,8 @@ class Omniglot(FewShot):
     def __init__(self, config: Config, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
         self.config = config
         names, pictures = load(config.data, config.image_size)
-        splits = {split: members for split, members in _split(names, config).items() if len(members)}
+        present = {split: members.tolist() for split, members in _split(names, config).items() if len(members)}
+        splits = joined(present, config.train_on)
         turned = {
             split for split in splits if config.rotations == "all" or (config.rotations == "train" and split == "train")
         }

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,17 @@ from pydantic import BeforeValidator
 from metasearch.core.errors import ConfigError, nearest
 from metasearch.core.seeds import derive_many
 
-__all__ = ["SPLITS", "PerSplit", "PerSplitOrNone", "at_split", "check_split", "per_split", "pool_seeds"]
+__all__ = [
+    "SPLITS",
+    "PerSplit",
+    "PerSplitOrNone",
+    "TrainOn",
+    "at_split",
+    "check_split",
+    "joined",
+    "per_split",
+    "pool_seeds",
+]
 
 SPLITS = ("train", "validation", "test")
 
@@ -49,6 +59,29 @@ PerSplit = Annotated[dict[str, int], BeforeValidator(per_split)]
 
 PerSplitOrNone = Annotated[dict[str, int], BeforeValidator(lambda value: per_split(value, 0))]
 """The same, or 0."""
+
+
+TrainOn = tuple[Literal["train", "validation"], ...]
+"""The splits whose classes are trained on."""
+
+Member = TypeVar("Member")
+
+
+def joined(splits: Mapping[str, Sequence[Member]], train_on: TrainOn) -> dict[str, list[Member]]:
+    """The members (classes) of each split, those of ``train_on`` together as training.
+
+    A split that is trained on measures nothing any more and is left out.
+
+    Raises:
+        ConfigError: if ``train_on`` is without ``train``, or names a split that does not exist.
+
+    >>> joined({"train": "ab", "validation": "c", "test": "d"}, ("train", "validation"))
+    {'train': ['a', 'b', 'c'], 'test': ['d']}
+    """
+    if "train" not in train_on or not set(train_on) <= set(splits):
+        raise ConfigError("train_on", f"expected train, and of {', '.join(splits)} no test; got {[*train_on]}")
+    train = [member for split in SPLITS if split in train_on for member in splits[split]]
+    return {"train": train} | {split: [*members] for split, members in splits.items() if split not in train_on}
 
 
 def at_split(counts: Mapping[str, int], split: str) -> int:

@@ -159,3 +159,15 @@ def test_a_contact_sheet_has_a_row_a_class_and_dark_ink(default):
     assert np.array_equal(sheet[:28, :28], 255 - np.round(task.support.x[1, 0, 0].numpy() * 255))
     assert np.array_equal(sheet[30:58, 34:62], 255 - np.round(task.query.x[1, 15, 0].numpy() * 255))
     assert sheet.mean() > 200
+
+
+def test_validation_characters_may_be_trained_on_with_their_rotations_and_then_measure_nothing():
+    both = omniglot(train_on=["train", "validation"])
+    assert both.n_classes("train") == 4 * (1028 + 172)
+    apart = omniglot()
+    assert characters(both, "train") == characters(apart, "train") | characters(apart, "validation")
+    assert characters(both, "test") == characters(apart, "test")
+    with pytest.raises(ConfigError, match="no split 'validation'"):
+        both.spec("validation")
+    with pytest.raises(ConfigError, match="train_on: expected train"):
+        omniglot(train_on=["validation"])
