@@ -22,6 +22,7 @@ from metasearch.core.registry import build, import_path, registry
 from metasearch.core.space import Space, extract
 from metasearch.core.values import Phi
 from metasearch.estimators.episodes import EpisodeEstimator
+from metasearch.heldout import takes_list
 from metasearch.program import Blueprint, ExperimentProgram, TrialEvaluation
 from metasearch.schema import ExperimentFile
 from metasearch.searchers.joint import compose
@@ -256,6 +257,7 @@ def _check(experiment: Experiment, program: ExperimentProgram) -> None:
             )
         if file.validation is not None:
             _check_split(program, file.validation.split, "validation")
+            takes_list(program.tasks, file.validation.split, file.validation.episodes, "validation")
     if experiment.episodes and file.learner is None:
         raise ConfigError("learner", "is required and was not given")
     if experiment.trials and not isinstance(evaluation, TrialEvaluation):
@@ -271,6 +273,7 @@ def _check(experiment: Experiment, program: ExperimentProgram) -> None:
         )
     if file.test is not None and experiment.episodes:
         _check_split(program, file.test.split, "test")
+        takes_list(program.tasks, file.test.split, file.test.episodes, "test")
         for entry in file.test.baselines:
             program.function(f"baseline:{entry if isinstance(entry, str) else next(iter(entry))}")
 

@@ -100,6 +100,8 @@ class FewShot:
         pool: number of different training tasks; None for no limit. Seed s is then task ``s mod pool``.
         groups: for each split ``[classes]``; classes of a task then come from one group.
         names: for each split the names of its classes, for reports.
+        same_examples: whether a task shows the same example numbers of each class (where a number stands for a person,
+            then its support set is by some people and its queries are by others); all classes need as many examples.
         distortions: for each split that has any, what happens to its pictures
             (:class:`~metasearch.tasks.distortions.Distortions`, or its settings), support and query alike.
         device, dtype: of the tasks' arrays.
@@ -128,6 +130,7 @@ class FewShot:
         pool: int | None = None,
         groups: Mapping[str, ArrayLike] | None = None,
         names: Mapping[str, Sequence[str]] | None = None,
+        same_examples: bool = False,
         distortions: Mapping[str, Any] | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
@@ -143,6 +146,7 @@ class FewShot:
         self._names = dict(names or {})
         self._distortions = _distortions(distortions or {})
         self._limit = pool
+        self._same_examples = same_examples
         self._dtype = dtype
         self._device = torch.device(device)
         self._pools = {
@@ -185,7 +189,7 @@ class FewShot:
         seeds = np.asarray(seeds, dtype=np.int64).reshape(-1)
         unlabelled, distractors = at_split(self._unlabelled, split), at_split(self._distractors, split)
         keys = pool_seeds(seeds, self._limit, split)
-        drawn, picks = pool.draw(keys, ways + distractors, shots + queries + unlabelled)
+        drawn, picks = self.draw(split, keys, ways + distractors, shots + queries + unlabelled)
         classes, known = drawn[:, :ways], picks[:, :ways, : shots + queries]
         parts = [
             pool.gather(classes, known[:, :, :shots]),
@@ -200,6 +204,13 @@ class FewShot:
             info={"classes": torch.from_numpy(classes), "examples": torch.from_numpy(known)}
             | ({"unlabelled": more} if unlabelled else {}),
         )
+
+    def draw(
+        self, split: str, keys: NDArray[np.int64], ways: int, examples: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Classes ``[T, ways]`` of each task, and different examples ``[T, ways, examples]`` of them."""
+        classes, picks = self._pool(split).draw(keys, ways, examples)
+        return classes, np.repeat(picks[:, :1], ways, axis=1) if self._same_examples else picks
 
     def examples(self, split: str) -> tuple[Tensor, Tensor]:
         """All examples of a split as plain supervised data: ``[N, ...]`` as they are stored (never distorted; see
@@ -259,6 +270,8 @@ class FewShot:
                 "ways", f"{ways}{further} were asked for, but split {split!r} has {pool.most_ways} {kind}; lower ways"
             )
         fewest = int(pool.counts.min())
+        if self._same_examples and fewest != pool.counts.max():
+            raise ConfigError("same_examples", f"needs as many examples of each class, which split {split!r} has not")
         if shots + queries + unlabelled > fewest:
             further = f", and {unlabelled} unlabelled" if unlabelled else ""
             raise ConfigError(
