@@ -12,14 +12,15 @@ import torch
 from numpy.typing import NDArray
 
 from metasearch.core import seeds as seeding
-from metasearch.core.contracts import Executor, InnerProblem
+from metasearch.core.contracts import Executor, InnerProblem, TaskDistribution
+from metasearch.core.errors import ConfigError
 from metasearch.core.values import Call, Phi
 from metasearch.estimators.value import Value
 from metasearch.evaluation.intervals import Summary, summarize
 from metasearch.execution import gather
 from metasearch.program import ExperimentProgram
 
-__all__ = ["HeldOut"]
+__all__ = ["HeldOut", "names_of", "takes_list"]
 
 
 class HeldOut:
@@ -108,7 +109,14 @@ class HeldOut:
         value = Value(Value.Config(tasks=episodes, shard=shard), self._program.problem, function)
         purpose = "validation" if function == "validation" else "test"
         seed = seeding.derive(self._seed, purpose, split)
-        return value.calls(0, self._executor.put(phi), None, seed, split)
+        calls = value.calls(0, self._executor.put(phi), None, seed, split)
+        if not takes_list(self._program.tasks, split, episodes, purpose):
+            return calls
+        numbers = tuple(range(episodes))
+        return [
+            dataclasses.replace(call, seeds=numbers[start : start + shard])
+            for call, start in zip(calls, range(0, episodes, shard), strict=True)
+        ]
 
     def _timed(self, function: str, phi: Phi, episodes: int, shard: int, split: str) -> dict[str, Any]:
         return self._summed(self.calls(function, phi, episodes, shard, split), phi)
@@ -122,6 +130,18 @@ class HeldOut:
             "seconds": time.monotonic() - start,
             "parameters": parameters,
         }
+
+
+def takes_list(tasks: TaskDistribution, split: str, episodes: int, block: str) -> bool:
+    """Whether a split is a list of tasks, of which a held-out evaluation takes the first ``episodes``, each once.
+
+    Raises:
+        ConfigError: if it has fewer.
+    """
+    count = tasks.n_tasks(split) if hasattr(tasks, "n_tasks") else None
+    if count is not None and episodes > count:
+        raise ConfigError(f"{block}.episodes", f"split {split!r} has {count} tasks, each taken once; got {episodes}")
+    return count is not None
 
 
 def names_of(baselines: Sequence[str | Mapping[str, Any]]) -> list[str]:

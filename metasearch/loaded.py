@@ -103,6 +103,11 @@ class LoadedPhi:
         return next((value.dtype for value in self.phi.tensors.values() if value.is_floating_point()), torch.float32)
 
     @property
+    def takes_unlabelled(self) -> bool:
+        """Whether the learner learns from examples without a label, too."""
+        return bool(getattr(self.learner(), "takes_unlabelled", False))
+
+    @property
     def choices(self) -> dict[str, Any]:
         """What was chosen of a space, by full name; empty where nothing was."""
         return dict(self.phi.choices)
@@ -338,7 +343,8 @@ class LoadedPhi:
         Args:
             support_x: examples ``[n, *input_shape]`` (or what :func:`~metasearch.takeaway.inputs.as_examples` takes
                 besides).
-            support_y: classes ``[n]`` from 0, or values ``[n, outputs]``.
+            support_y: classes ``[n]`` from 0, or values ``[n, outputs]``; -1 is an example without a label, for
+                learners that :attr:`takes_unlabelled`.
             steps: inner steps; None means as many as at the search's test.
             ways: number of classes (or of values); None means that of training. See :meth:`for_ways`.
             device: where to compute.
@@ -350,7 +356,7 @@ class LoadedPhi:
         """
         spec = with_outputs(self.spec, ways)
         x = as_examples(support_x, spec.input_shape, dtype=self.dtype, device=device, name="support_x")
-        y = as_targets(support_y, len(x), spec, self.dtype).to(device)
+        y = as_targets(support_y, len(x), spec, self.dtype, unlabelled=self.takes_unlabelled).to(device)
         if steps is not None and steps < 0:
             raise ValueError(f"expected at least 0 inner steps, got {steps}")
         learner = self.learner(ways)

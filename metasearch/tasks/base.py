@@ -88,13 +88,20 @@ class FewShot:
     The position of a class in the task is its label, so labels mean nothing beyond their task. Support and query share
     no example. Both are class-major: all examples of label 0, then those of label 1, and so on.
 
+    A task may also bring ``unlabelled`` examples, as many of each of its classes and of ``distractors`` further ones:
+    ``info["unlabelled"]``. Learners that have no use for them are not disturbed.
+
     Args:
         images_by_class: for each split ``[classes, examples, ...]``, or a sequence of ``[examples, ...]``. uint8 is
             read as 256 levels and scaled to [0, 1]; other dtypes are taken as they are.
         ways, shots, queries: a number, or one for each split; ``shots`` and ``queries`` count examples of one class.
+        unlabelled: further examples of each class, without their label.
+        distractors: further classes of a task, of which there are only unlabelled examples.
         pool: number of different training tasks; None for no limit. Seed s is then task ``s mod pool``.
         groups: for each split ``[classes]``; classes of a task then come from one group.
         names: for each split the names of its classes, for reports.
+        same_examples: whether a task shows the same example numbers of each class (where a number stands for a person,
+            then its support set is by some people and its queries are by others); all classes need as many examples.
         distortions: for each split that has any, what happens to its pictures
             (:class:`~metasearch.tasks.distortions.Distortions`, or its settings), support and query alike.
         device, dtype: of the tasks' arrays.
@@ -118,9 +125,12 @@ class FewShot:
         ways: int | Mapping[str, int] = 5,
         shots: int | Mapping[str, int] = 1,
         queries: int | Mapping[str, int] = 15,
+        unlabelled: int | Mapping[str, int] = 0,
+        distractors: int | Mapping[str, int] = 0,
         pool: int | None = None,
         groups: Mapping[str, ArrayLike] | None = None,
         names: Mapping[str, Sequence[str]] | None = None,
+        same_examples: bool = False,
         distortions: Mapping[str, Any] | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
@@ -131,9 +141,12 @@ class FewShot:
             _counts("shots", shots),
             _counts("queries", queries),
         )
+        self._unlabelled = _counts("unlabelled", unlabelled, 0)
+        self._distractors = _counts("distractors", distractors, 0)
         self._names = dict(names or {})
         self._distortions = _distortions(distortions or {})
         self._limit = pool
+        self._same_examples = same_examples
         self._dtype = dtype
         self._device = torch.device(device)
         self._pools = {
@@ -165,7 +178,8 @@ class FewShot:
         """One task a seed.
 
         ``info`` holds, on the CPU, ``classes`` ``[T, ways]`` (indexes into :meth:`class_names`) and ``examples``
-        ``[T, ways, shots + queries]`` (which examples of each class; support first).
+        ``[T, ways, shots + queries]`` (which examples of each class; support first). Where there are such, also, on
+        the tasks' device, ``unlabelled`` ``[T, (ways + distractors) * unlabelled, ...]``, those of distractors last.
 
         Raises:
             ConfigError: if there is no such split.
@@ -173,16 +187,30 @@ class FewShot:
         pool = self._pool(split)
         ways, shots, queries = self._sizes(split)
         seeds = np.asarray(seeds, dtype=np.int64).reshape(-1)
+        unlabelled, distractors = at_split(self._unlabelled, split), at_split(self._distractors, split)
         keys = pool_seeds(seeds, self._limit, split)
-        classes, picks = pool.draw(keys, ways, shots + queries)
-        batches = [self._batch(pool, classes, part) for part in (picks[:, :, :shots], picks[:, :, shots:])]
-        support, query = self._distorted(split, keys, batches)
+        drawn, picks = self.draw(split, keys, ways + distractors, shots + queries + unlabelled)
+        classes, known = drawn[:, :ways], picks[:, :ways, : shots + queries]
+        parts = [
+            pool.gather(classes, known[:, :, :shots]),
+            pool.gather(classes, known[:, :, shots:]),
+            pool.gather(drawn, picks[:, :, shots + queries :]),
+        ]
+        support, query, more = self._distorted(split, keys, [self.decode(part) for part in parts])
         return Task(
-            support=support,
-            query=query,
+            support=Batch(support, self._classes(ways, shots, len(seeds))),
+            query=Batch(query, self._classes(ways, queries, len(seeds))),
             seeds=seeds,
-            info={"classes": torch.from_numpy(classes), "examples": torch.from_numpy(picks)},
+            info={"classes": torch.from_numpy(classes), "examples": torch.from_numpy(known)}
+            | ({"unlabelled": more} if unlabelled else {}),
         )
+
+    def draw(
+        self, split: str, keys: NDArray[np.int64], ways: int, examples: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Classes ``[T, ways]`` of each task, and different examples ``[T, ways, examples]`` of them."""
+        classes, picks = self._pool(split).draw(keys, ways, examples)
+        return classes, np.repeat(picks[:, :1], ways, axis=1) if self._same_examples else picks
 
     def examples(self, split: str) -> tuple[Tensor, Tensor]:
         """All examples of a split as plain supervised data: ``[N, ...]`` as they are stored (never distorted; see
@@ -208,19 +236,19 @@ class FewShot:
         """Names of a split's classes; their numbers where none were given."""
         return list(self._names.get(split) or map(str, range(self.n_classes(split))))
 
-    def _batch(self, pool: ClassPool, classes: NDArray[np.int64], picks: NDArray[np.int64]) -> Batch:
-        tasks, ways, n = picks.shape
+    def _classes(self, ways: int, n: int, tasks: int) -> Tensor:
+        """Labels ``[T, ways * n]``, class by class."""
         if (ways, n) not in self._labels:
             self._labels[ways, n] = torch.arange(ways, device=self._device).repeat_interleave(n)
-        return Batch(self.decode(pool.gather(classes, picks)), self._labels[ways, n].repeat(tasks, 1))
+        return self._labels[ways, n].repeat(tasks, 1)
 
-    def _distorted(self, split: str, keys: NDArray[np.int64], batches: list[Batch]) -> list[Batch]:
+    def _distorted(self, split: str, keys: NDArray[np.int64], parts: list[Tensor]) -> list[Tensor]:
         settings = self._distortions.get(split)
         if settings is None:
-            return batches
-        ends = np.cumsum([batch.x.shape[1] for batch in batches])
+            return parts
+        ends = np.cumsum([part.shape[1] for part in parts])
         values = np.split(settings.draw(keys, int(ends[-1])), ends[:-1], axis=1)
-        return [Batch(distort(batch.x, settings, drawn), batch.y) for batch, drawn in zip(batches, values, strict=True)]
+        return [distort(part, settings, drawn) for part, drawn in zip(parts, values, strict=True)]
 
     def _sizes(self, split: str) -> tuple[int, int, int]:
         return at_split(self._ways, split), at_split(self._shots, split), at_split(self._queries, split)
@@ -232,17 +260,25 @@ class FewShot:
     def _check(self, split: str, pool: ClassPool) -> None:
         """Refuses tasks that a split cannot give."""
         ways, shots, queries = self._sizes(split)
-        if ways > pool.most_ways:
+        unlabelled, distractors = at_split(self._unlabelled, split), at_split(self._distractors, split)
+        if distractors and not unlabelled:
+            raise ConfigError("distractors", "have unlabelled examples only; set unlabelled, too")
+        if ways + distractors > pool.most_ways:
             kind = "classes" if pool.most_ways == len(pool) else "classes in its largest group"
+            further = f" and {distractors} distractors" if distractors else ""
             raise ConfigError(
-                "ways", f"{ways} were asked for, but split {split!r} has {pool.most_ways} {kind}; lower ways"
+                "ways", f"{ways}{further} were asked for, but split {split!r} has {pool.most_ways} {kind}; lower ways"
             )
         fewest = int(pool.counts.min())
-        if shots + queries > fewest:
+        if self._same_examples and fewest != pool.counts.max():
+            raise ConfigError("same_examples", f"needs as many examples of each class, which split {split!r} has not")
+        if shots + queries + unlabelled > fewest:
+            further = f", and {unlabelled} unlabelled" if unlabelled else ""
             raise ConfigError(
                 "queries",
-                f"{shots} shots and {queries} queries need {shots + queries} examples of each class, but split "
-                f"{split!r} has a class with {fewest}; lower queries to at most {max(fewest - shots, 0)}, or shots",
+                f"{shots} shots and {queries} queries{further} need {shots + queries + unlabelled} examples of each "
+                f"class, but split {split!r} has a class with {fewest}; lower queries to at most "
+                f"{max(fewest - shots - unlabelled, 0)}, or shots",
             )
 
 
@@ -271,9 +307,9 @@ class Pool:
         return dataclasses.replace(drawn, seeds=np.asarray(seeds, dtype=np.int64).reshape(-1))
 
 
-def _counts(key: str, value: Any) -> dict[str, int]:
+def _counts(key: str, value: Any, least: int = 1) -> dict[str, int]:
     try:
-        return per_split(value)
+        return per_split(value, least)
     except ConfigError as error:
         raise error.under(key) from None
 

@@ -36,6 +36,7 @@ class Embedding(nn.Sequential):
         super().__init__(nn.Flatten(), nn.Linear(64, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 5))
 
 
+EUCLIDEAN = {"distance": "euclidean"}
 POOLED = {"type": "conv4", "filters": 4, "pool": "max", "head": "none"}
 RELATION = {"type": "conv4", "filters": 4, "blocks": 2, "pool": "max", "head": "flatten"}
 OMNIGLOT = {"type": "omniglot", "ways": 3, "shots": 1, "queries": 2}
@@ -101,6 +102,14 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "prototypical": (OMNIGLOT, {"type": "prototypical", "model": {**POOLED, "norm": "running"}}),
     "prototypical, batch statistics": (OMNIGLOT, {"type": "prototypical", "model": POOLED, "distance": "cosine"}),
+    "prototypical, precisions": (
+        OMNIGLOT,
+        {"type": "prototypical", "model": POOLED, "precision": "radius", **EUCLIDEAN},
+    ),
+    "prototypical, refined": (
+        {**OMNIGLOT, "unlabelled": 2, "distractors": 1},
+        {"type": "prototypical", "model": POOLED, "refinement": {"distractors": True}},
+    ),
     "matching": (OMNIGLOT, {"type": "matching", "model": {**POOLED, "norm": "running"}, "shared": False}),
     "matching in context": (OMNIGLOT, {"type": "matching", "model": POOLED, "context": {"steps": 2}}),
     "relation": (OMNIGLOT, {"type": "relation", "model": {**POOLED, "blocks": 2}, "relation": RELATION}),
