@@ -92,7 +92,7 @@ class Experiment:
         return any(_class_of(name, settings).needs_gradient for name, settings in self.file.searchers.items())
 
     def again(self, steps: int) -> Experiment:
-        """The search of ``test.retrain``: so many steps under its changes, without validation and baselines.
+        """The search of ``test.refit``: so many steps under its changes, without validation and baselines.
 
         Schedules are as long as before, so that each step has the rate that it had.
 
@@ -100,10 +100,10 @@ class Experiment:
             ConfigError: if the changes are none of the tasks, or cannot be made.
         """
         assert self.file.test is not None
-        changes = self.file.test.retrain or {}
+        changes = self.file.test.refit or {}
         if other := [key for key in changes if not key.startswith("tasks.")]:
-            raise ConfigError("test.retrain", f"changes tasks (tasks.train_on: [train, validation]), got {other[0]!r}")
-        fixed = {"validation": None, "budget": {"steps": steps}, "test.retrain": None, "test.baselines": ()}
+            raise ConfigError("test.refit", f"changes tasks (tasks.train_on: [train, validation]), got {other[0]!r}")
+        fixed = {"validation": None, "budget": {"steps": steps}, "test.refit": None, "test.baselines": ()}
         quiet = {"tracking.mlflow": False, "tracking.report": False, "paper": None}
         tree = override(self.tree, {**changes, **fixed, **quiet})
         tree["searchers"] = {
@@ -112,7 +112,7 @@ class Experiment:
         try:
             return resolve(tree, Path(self.blueprint.folders[0]))
         except ConfigError as error:
-            raise error.under("test.retrain") from error
+            raise error.under("test.refit") from error
 
     def with_run(self, folder: Path) -> Experiment:
         """The same experiment, working in a run's folder."""
@@ -326,10 +326,10 @@ def _check_used(experiment: Experiment, program: ExperimentProgram, evaluation: 
     model = getattr(program.learner({}), "model", None) if experiment.episodes else None
     if file.test.derive is not None and not getattr(model, "derives", False):
         raise UnsupportedError("test.derive", "draws a network from a supernet, which this model is not; leave it out")
-    if file.test.retrain is not None:
+    if file.test.refit is not None:
         if not experiment.episodes or experiment.space or file.validation is None:
             raise UnsupportedError(
-                "test.retrain", "repeats a search by gradients for as long as validation found best; leave it out here"
+                "test.refit", "repeats a search by gradients for as long as validation found best; leave it out here"
             )
         experiment.again(1)
 

@@ -16,8 +16,8 @@ Record = dict[str, Any]
 def summarize_run(experiment: Experiment, directory: RunDirectory, records: Sequence[Record]) -> dict[str, Any]:
     """What results.json holds: the test figure and its baselines, what was selected, and what it cost.
 
-    Each metric stands beside its 95 % half-width (``accuracy``, ``accuracy_ci95``), as a share of 1. ``retrained`` says
-    how the phi that ``test`` is about was trained again, if it was; ``before_retraining`` is then among the baselines.
+    Each metric stands beside its 95 % half-width (``accuracy``, ``accuracy_ci95``), as a share of 1. ``refitted`` says
+    how the phi that ``test`` is about was trained again, if it was; ``before_refit`` is then among the baselines.
     """
     file = experiment.file
     evaluations = [one for one in records if one["type"] == "evaluation"]
@@ -35,7 +35,7 @@ def summarize_run(experiment: Experiment, directory: RunDirectory, records: Sequ
         "baselines": tests,
         "paper": None if file.paper is None else file.paper.model_dump(),
         "selected": _selected(best, records),
-        "retrained": last.get("metasearch", {}).get("retrained"),
+        "refitted": last.get("metasearch", {}).get("refitted"),
         "steps": len({one["step"] for one in evaluations}),
         "evaluations": len(evaluations),
         "tasks": sum(one["tasks"] for one in evaluations),

@@ -33,8 +33,8 @@ __all__ = ["Listener", "Outcome", "extend", "resume", "run"]
 
 _log = logging.getLogger(__name__)
 
-BEFORE = "before_retraining"
-"""Name of the test of the phi that validation selected, where another one is reported (``test.retrain``)."""
+BEFORE = "before_refit"
+"""Name of the test of the phi that validation selected, where another one is reported (``test.refit``)."""
 
 
 class Listener(Protocol):
@@ -270,8 +270,8 @@ class _Drive:
                 record("end", status="interrupted", reason="stopped by the user")
                 return "interrupted", "stopped by the user"
             self._conclude(controller, held_out, history, record)
-        if file.test is not None and file.test.retrain is not None:
-            ended = self._retrain(file.test.retrain, controller, record)
+        if file.test is not None and file.test.refit is not None:
+            ended = self._refit(file.test.refit, controller, record)
             if ended is not None:
                 record("end", status=ended.status, reason=ended.reason)
                 return ended.status, ended.reason
@@ -290,7 +290,7 @@ class _Drive:
         settings = self.experiment.file.test
         if settings is None or self.experiment.trials:
             return
-        name = "metasearch" if settings.retrain is None else BEFORE
+        name = "metasearch" if settings.refit is None else BEFORE
         done = {one["name"] for one in history if one["type"] == "test"}
         kinds = [one["type"] for one in records if one["type"] in ("evaluation", "test")]
         if kinds[-1:] == ["evaluation"]:
@@ -308,7 +308,7 @@ class _Drive:
                 self.listener.on_phase(f"baseline {name}")
                 record("test", name=name, **held_out.baseline(name))
 
-    def _retrain(
+    def _refit(
         self, changes: Mapping[str, Any], controller: Controller, record: Callable[..., Record]
     ) -> Outcome | None:
         """Trains phi again for the number of steps that was found, as a run in a folder of this one, and takes over its
@@ -317,7 +317,7 @@ class _Drive:
         if controller.best is None:
             raise ExecutionError("no validation had a finite figure, so nothing says for how many steps to train again")
         steps = controller.best["step"]
-        experiment, folder = self.experiment.again(steps), f"retrained-{steps}"
+        experiment, folder = self.experiment.again(steps), f"refitted-{steps}"
         directory = RunDirectory(self.directory.path / folder)
         if not directory.config_path.exists():
             shutil.rmtree(directory.path, ignore_errors=True)
@@ -335,8 +335,8 @@ class _Drive:
         if last.get("metasearch", -1) < last["evaluation"]:
             found = [one for one in read_journal(directory.journal_path) if one["type"] == "test"][-1]
             figures = {key: found[key] for key in ("L", "L_ci95", "metrics", "metrics_ci95", "episodes", "parameters")}
-            retrained = {"steps": steps, "folder": folder, "changes": recorded(changes)}
-            record("test", name="metasearch", **figures, seconds=found["seconds"], retrained=retrained)
+            refitted = {"steps": steps, "folder": folder, "changes": recorded(changes)}
+            record("test", name="metasearch", **figures, seconds=found["seconds"], refitted=refitted)
         return None
 
     def _finish(self, journal: Journal, status: str, reason: str) -> Outcome:

@@ -61,9 +61,9 @@ class Test(Config):
         split: where its tasks come from.
         shard: tasks in one call.
         derive: how a network is drawn from a supernet, for evaluations that have one.
-        retrain: changes of the tasks, for example ``{tasks.train_on: [train, validation]}``, under which phi is trained
+        refit: changes of the tasks, for example ``{tasks.train_on: [train, validation]}``, under which phi is trained
             once more from the start, for as many steps as validation found best; that phi is reported and tested, and
-            the one that validation selected is tested beside it (``before_retraining``).
+            the one that validation selected is tested beside it (``before_refit``).
     """
 
     episodes: PositiveInt = 600
@@ -71,7 +71,7 @@ class Test(Config):
     split: str = "test"
     shard: PositiveInt = 25
     derive: dict[str, Any] | None = None
-    retrain: dict[str, Any] | None = None
+    refit: dict[str, Any] | None = None
 
 
 class Budget(Config):

@@ -1,4 +1,4 @@
-"""``test.retrain``: phi is trained again on more classes for as long as validation found best, and that is tested."""
+"""``test.refit``: phi is trained again on more classes for as long as validation found best, and that is tested."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ from metasearch.tracking.journal import read
 
 BOTH = {"tasks.train_on": ["train", "validation"]}
 TREE: dict[str, Any] = {
-    "name": "retrained",
+    "name": "refitted",
     "tasks": {"type": "omniglot", "image_size": 8, "ways": 4, "queries": 2},
     "learner": {"recipe": "prototypical", "model": {"filters": 2, "blocks": 2}},
     "searcher": {"type": "gradient", "lr": 0.05, "schedule": "cosine"},
@@ -31,7 +31,7 @@ TREE: dict[str, Any] = {
     "tracking": {"mlflow": False, "report": False},
     "checkpoints": {"every": 3},
 }
-WITH = {**TREE, "test": {**TREE["test"], "retrain": BOTH}}
+WITH = {**TREE, "test": {**TREE["test"], "refit": BOTH}}
 
 
 def same(one: Path, other: Path) -> bool:
@@ -45,9 +45,9 @@ def test_the_phi_that_is_reported_is_that_of_a_run_of_its_own_on_all_classes(tmp
     assert plain.results is not None
     assert found.results is not None
     steps = plain.results["selected"]["step"]
-    assert found.results["retrained"] == {"steps": steps, "folder": f"retrained-{steps}", "changes": BOTH}
+    assert found.results["refitted"] == {"steps": steps, "folder": f"refitted-{steps}", "changes": BOTH}
     assert found.results["selected"] == plain.results["selected"]
-    before = found.results["baselines"]["before_retraining"]
+    before = found.results["baselines"]["before_refit"]
     assert before["L"] == plain.results["test"]["L"]
     assert same(found.directory.path / "selected", plain.phi_path)
 
@@ -59,13 +59,13 @@ def test_the_phi_that_is_reported_is_that_of_a_run_of_its_own_on_all_classes(tmp
     assert found.results["test"]["L"] == alone.results["test"]["L"] != before["L"]
     assert ms.evaluate(found.phi_path, episodes=10)["L"] == found.results["test"]["L"]
 
-    inner = read(found.directory.path / f"retrained-{steps}" / "journal.jsonl")
+    inner = read(found.directory.path / f"refitted-{steps}" / "journal.jsonl")
     assert "validation" not in {one["type"] for one in inner}
     console = Console(record=True, width=200)
     print_outcome(found, console)
     shown = console.export_text()
     assert f"trained again from the start for {steps} steps, with tasks.train_on = ['train', 'validation']" in shown
-    assert f"before_retraining is that of step {steps}, the best by validation" in shown
+    assert f"before_refit is that of step {steps}, the best by validation" in shown
 
 
 def test_a_run_that_is_stopped_while_training_again_ends_like_one_that_was_not(
@@ -97,18 +97,18 @@ def test_a_run_that_is_stopped_while_training_again_ends_like_one_that_was_not(
             assert kept.split('"seconds"')[0] == expected.split('"seconds"')[0]
         assert same(outcome.phi_path, whole.phi_path)
     tests = [one["name"] for one in read(path / "journal.jsonl") if one["type"] == "test"]
-    assert tests == ["before_retraining", "metasearch"]
+    assert tests == ["before_refit", "metasearch"]
 
 
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
-        ({"validation": None}, UnsupportedError, "test.retrain: repeats a search by gradients"),
-        ({"test.retrain": {"budget.steps": 3}}, ConfigError, r"test\.retrain: changes tasks.*got 'budget\.steps'"),
-        ({"test.retrain": {"tasks.train_on": ["test"]}}, ConfigError, r"test\.retrain\.tasks\.train_on"),
-        ({"test.retrain": {"tasks.trian_on": []}}, ConfigError, r"test\.retrain\.tasks\.trian_on.*'train_on'"),
+        ({"validation": None}, UnsupportedError, "test.refit: repeats a search by gradients"),
+        ({"test.refit": {"budget.steps": 3}}, ConfigError, r"test\.refit: changes tasks.*got 'budget\.steps'"),
+        ({"test.refit": {"tasks.train_on": ["test"]}}, ConfigError, r"test\.refit\.tasks\.train_on"),
+        ({"test.refit": {"tasks.trian_on": []}}, ConfigError, r"test\.refit\.tasks\.trian_on.*'train_on'"),
     ],
 )
-def test_what_cannot_be_retrained_is_refused_before_anything_starts(changes: Any, error: Any, words: str) -> None:
+def test_what_cannot_be_refitted_is_refused_before_anything_starts(changes: Any, error: Any, words: str) -> None:
     with pytest.raises(error, match=words):
         resolve(override(WITH, changes))
