@@ -36,6 +36,10 @@ registry("evaluation").add("search", "metasearch.nested:NestedSearch")
 registry("evaluation").add("table", "metasearch.evaluation.table:Table")
 
 
+_LEARNERS = 64
+"""Learners that a worker keeps: a search over architectures has another one for each proposal."""
+
+
 @runtime_checkable
 class TrialEvaluation(Protocol):
     """An evaluation of L that is a whole training run.
@@ -141,6 +145,8 @@ class ExperimentProgram:
             block = without_owners(block) if isinstance(block, Mapping) else {"type": block}
             own = {name.removeprefix("learner."): value for name, value in given.items() if name.startswith("learner.")}
             context = {"spec": spec, "choices": own}
+            while len(self._learners) >= _LEARNERS:
+                del self._learners[next(iter(self._learners))]
             self._learners[key] = build("learner", block, "learner", **context)
         return self._learners[key]
 
