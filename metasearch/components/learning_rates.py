@@ -21,7 +21,15 @@ from metasearch.core.errors import ConfigError
 from metasearch.core.values import Tensors
 from metasearch.optim import schedule
 
-__all__ = ["FixedRate", "LearnedRates", "PerLayerRates", "PerParameterRates", "PerTensorRates", "ScheduledRate", "SharedRate"]
+__all__ = [
+    "FixedRate",
+    "LearnedRates",
+    "PerLayerRates",
+    "PerParameterRates",
+    "PerTensorRates",
+    "ScheduledRate",
+    "SharedRate",
+]
 
 
 class FixedRate(Component):

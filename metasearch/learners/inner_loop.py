@@ -259,9 +259,7 @@ class InnerLoop:
             name: value.to(like.device, like.dtype if value.is_floating_point() else None)
             for name, value in self._buffers.items()
         }
-        buffers = {
-            name: learned.get(name, value).expand(len(task), *value.shape) for name, value in fresh.items()
-        }
+        buffers = {name: learned.get(name, value).expand(len(task), *value.shape) for name, value in fresh.items()}
         state = {"theta": theta, "buffers": buffers, "rule": rule, "step": 0, "train": train}
         return {**state, "start": theta} if self._penalized else state
 

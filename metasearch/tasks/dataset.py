@@ -1,4 +1,4 @@
-"""A whole data set as one task: what is trained on it from the start, or in minibatches, is judged by other examples."""
+"""A whole data set as one task, or minibatches of it as many: ordinary training, judged by other examples."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def _parts(config: WholeDataset.Config) -> dict[str, Arrays]:
             own = np.flatnonzero(source[1] == name)
             order = Draws([derive(config.split_seed, config.data, *parts, int(name))]).permutation(len(own))[0]
             _cut(own[order], parts if testing is not None else (*parts, "test"), wanted, rows, int(name))
-    sources: dict[str, Arrays] = {name: learning for name in wanted} | ({} if testing is None else {"test": testing})
+    sources: dict[str, Arrays] = dict.fromkeys(wanted, learning) | ({} if testing is None else {"test": testing})
     found = {name: _taken(sources[name], np.concatenate(rows[name]), names) for name in wanted}
     everything = [found[name] for name in ("train", "search", "validation")]
     x, y = (np.concatenate([one[i] for one in everything]) for i in (0, 1))

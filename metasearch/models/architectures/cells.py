@@ -36,8 +36,6 @@ class CellNetwork(SearchNetwork):
         running: whether batch norm keeps running statistics for evaluation; else it takes those of the batch.
     """
 
-    default = "nor_conv_3x3"
-
     def __init__(
         self,
         num_classes: int,
@@ -102,7 +100,7 @@ class Cell(nn.Module):
 
 
 class _Halving(nn.Module):
-    """A residual block that halves the map: two 3x3 convolutions beside the mean of 2x2 pixels and a 1x1 convolution."""
+    """A residual block that halves the map: two 3x3 convolutions beside a 1x1 one of the means of 2x2 pixels."""
 
     def __init__(self, channels: int, width: int, *, running: bool) -> None:
         super().__init__()

@@ -45,7 +45,7 @@ def count(module: nn.Module, input_shape: Sequence[int]) -> Size:
         total += output[0].numel() * layer.in_features
 
     hooks = [
-        layer.register_forward_hook(conv if isinstance(layer, nn.Conv2d) else linear)  # type: ignore[arg-type]
+        layer.register_forward_hook(conv if isinstance(layer, nn.Conv2d) else linear)
         for layer in module.modules()
         if isinstance(layer, nn.Conv2d | nn.Linear)
     ]

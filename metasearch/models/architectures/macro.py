@@ -30,8 +30,6 @@ class MacroNetwork(SearchNetwork):
         running: whether batch norm keeps running statistics for evaluation; else it takes those of the batch.
     """
 
-    default = "mb6_k5"
-
     def __init__(
         self,
         num_classes: int,
@@ -75,9 +73,7 @@ class MacroNetwork(SearchNetwork):
 class _Inverted(nn.Module):
     """Expand, filter each channel alone, project; with a shortcut where the shape is kept."""
 
-    def __init__(
-        self, channels: int, width: int, stride: int, expansion: int, kernel: int, *, running: bool
-    ) -> None:
+    def __init__(self, channels: int, width: int, stride: int, expansion: int, kernel: int, *, running: bool) -> None:
         super().__init__()
         inner = channels * expansion
         self.shortcut = stride == 1 and channels == width

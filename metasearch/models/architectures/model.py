@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
@@ -52,8 +51,10 @@ class SpaceModel(ModuleModel):
         norm: Literal["running", "batch"] = "running"
         batching: ClassVar[str] = "loop"
 
-    network: ClassVar[type[SearchNetwork]]
-    derives = True
+    network: ClassVar[Callable[..., SearchNetwork]]
+    """``network(num_classes, architecture, in_channels=..., running=..., **settings)`` builds one."""
+    default: ClassVar[str]
+    """The operation that stands where nothing was chosen yet."""
 
     def __init__(self, config: Any, spec: TaskSpec, architecture: Architecture | None = None) -> None:
         if len(spec.input_shape) != 3:
@@ -75,7 +76,7 @@ class SpaceModel(ModuleModel):
 
     def complete(self, choices: Mapping[str, Any]) -> dict[str, str]:
         """An architecture of choices; places without one take the network's default."""
-        return {place: str(choices.get(place, self.network.default)) for place in self.places}
+        return {place: str(choices.get(place, self.default)) for place in self.places}
 
     def chosen(self, architecture: Architecture, *, shared: bool) -> SpaceModel:
         """The network of an architecture: with weights of its own, or run with the weights of all operations."""
@@ -125,6 +126,7 @@ class CellModel(SpaceModel):
         cells: PositiveInt = 1
 
     network = CellNetwork
+    default = "nor_conv_3x3"
 
 
 @register("model", "macro")
@@ -141,3 +143,4 @@ class MacroModel(SpaceModel):
         channels: tuple[PositiveInt, ...] = Field(default=(8, 8, 16, 16), min_length=1)
 
     network = MacroNetwork
+    default = "mb6_k5"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import ClassVar, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -47,16 +47,13 @@ class SearchNetwork(nn.Module):
     """A network with places; a subclass builds it and says which places it has.
 
     ``architecture`` says what stands at each place. A network without one is a supernet: it holds the weights of all
-    operations. Set its ``path`` to an architecture to run that one with the shared weights; without a path each place is
-    the sum of its operations weighted by its row of ``mixture``, which is no parameter: exchange it by
+    operations. Set its ``path`` to an architecture to run that one with the shared weights; without a path each place
+    is the sum of its operations weighted by its row of ``mixture``, which is no parameter: exchange it by
     ``torch.func.functional_call``, or leave it equal for all.
 
     Raises:
         ConfigError: if an architecture lacks a place or names an operation that cannot stand there.
     """
-
-    default: ClassVar[str]
-    """The operation that stands where nothing was chosen yet."""
 
     def __init__(self, places: Mapping[str, tuple[str, ...]], architecture: Architecture | None) -> None:
         super().__init__()
@@ -66,7 +63,6 @@ class SearchNetwork(nn.Module):
             self.path = self.checked(architecture)
         width = max(map(len, self.places.values()))
         self.mixture = torch.full((len(self.places), width), 1.0 / width)
-        self._own = architecture is not None
 
     def checked(self, architecture: Architecture) -> dict[str, str]:
         """The operation of each place, in the order of the places."""
