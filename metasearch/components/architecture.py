@@ -35,6 +35,8 @@ class SpaceComponent(Component):
         if not isinstance(context.model, SpaceModel):
             kind = type(context.model).__name__
             raise UnsupportedError("", f"needs a model that is a space of architectures (cells, macro), not {kind}")
+        if context.model.architecture is not None:
+            raise ConfigError("", "chooses what model.architecture has set already; leave one of them out")
         self.model = context.model
 
 

@@ -25,7 +25,7 @@ __all__ = ["CellModel", "MacroModel", "SpaceModel"]
 
 
 class SpaceModel(ModuleModel):
-    """A space of architectures; as it is built it is the supernet, whose places are equal mixtures.
+    """A space of architectures; without one of them it is the supernet, whose places are equal mixtures.
 
     Batch norm is torch's own, task by task. A subclass names its network.
 
@@ -43,11 +43,14 @@ class SpaceModel(ModuleModel):
 
         Args:
             stem_stride: 2 halves the images at the start.
+            architecture: what stands at each place, where no slot says it; a searcher may choose it here (``edge_0_1:
+                {choice: [skip_connect, nor_conv_3x3]}``), in any evaluation that takes a model.
             norm: what batch norm uses in evaluation: ``running`` statistics of training, for networks that are trained
                 from their start; or those of the ``batch``, for supernets, whose operations share no statistics.
         """
 
         stem_stride: PositiveInt = 1
+        architecture: dict[str, str] | None = None
         norm: Literal["running", "batch"] = "running"
         batching: ClassVar[str] = "loop"
 
@@ -61,11 +64,11 @@ class SpaceModel(ModuleModel):
             raise UnsupportedError("model", f"needs images [channels, height, width], got {list(spec.input_shape)}")
         self.config, self.spec, self.outputs = config, spec, spec.outputs
         self.transductive = config.norm == "batch"
-        self.architecture = architecture
-        self.path: Architecture | None = architecture
-        settings = {**config.model_dump(exclude={"norm"}), "in_channels": spec.input_shape[0]}
+        self.architecture = architecture or config.architecture
+        self.path: Architecture | None = self.architecture
+        self._settings = {**config.model_dump(exclude={"norm", "architecture"}), "in_channels": spec.input_shape[0]}
         self._make = functools.partial(
-            self.network, spec.outputs, architecture, running=config.norm == "running", **settings
+            self.network, spec.outputs, self.architecture, running=config.norm == "running", **self._settings
         )
         self._caller = _Caller(self._fresh(0))
 
@@ -89,12 +92,7 @@ class SpaceModel(ModuleModel):
     @functools.cached_property
     def size(self) -> Size:
         """Parameters and multiplications of the architecture itself."""
-        made = self.network(
-            self.outputs,
-            self.path or self.complete({}),
-            in_channels=self.spec.input_shape[0],
-            **self.config.model_dump(exclude={"norm"}),
-        )
+        made = self.network(self.outputs, self.path or self.complete({}), **self._settings)
         return count(made, self.spec.input_shape)
 
     def __call__(
