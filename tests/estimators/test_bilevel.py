@@ -127,8 +127,7 @@ def test_what_it_cannot_work_with_is_refused() -> None:
     with pytest.raises(UnsupportedError, match="lower"):
         parts(0, {"type": "mixed"}, lower=["learning_rates"])
     learner, estimator, phi = parts(1, {"type": "mixed"}, second="finite_difference")
+    slots = {**learner.config.slots, "update_rule": {"type": "adam"}}
+    other = type(learner)(learner.config.model_copy(update={"slots": slots}), SPEC)
     with pytest.raises(UnsupportedError, match="sgd"):
-        settings = learner.config.model_copy(
-            update={"slots": {**learner.config.slots, "update_rule": {"type": "adam"}}}
-        )
-        estimator.check(type(learner)(settings, SPEC), phi)
+        estimator.check(other, phi)
