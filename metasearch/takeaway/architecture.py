@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from metasearch.artifacts import Manifest
@@ -62,7 +63,8 @@ class FoundArchitecture:
     def describe(self, num_classes: int = 10) -> str:
         """Its places, one a line, and its size."""
         shape = self.input_shape or (self.settings.get("in_channels", 3), 32, 32)
-        size = count(self.build(num_classes), shape)
+        with torch.random.fork_rng(devices=[]):
+            size = count(self.build(num_classes), shape)
         width = max(map(len, self.operations))
         head = (
             f"{self.space}: {size.parameters:,} parameters and {size.multiply_adds:,} multiply-adds for an example "

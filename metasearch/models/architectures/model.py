@@ -92,7 +92,8 @@ class SpaceModel(ModuleModel):
     @functools.cached_property
     def size(self) -> Size:
         """Parameters and multiplications of the architecture itself."""
-        made = self.network(self.outputs, self.path or self.complete({}), **self._settings)
+        with torch.random.fork_rng(devices=[]):
+            made = self.network(self.outputs, self.path or self.complete({}), **self._settings)
         return count(made, self.spec.input_shape)
 
     def __call__(
