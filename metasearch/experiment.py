@@ -323,9 +323,20 @@ def _check_used(experiment: Experiment, program: ExperimentProgram, evaluation: 
         raise UnsupportedError("test", f"an evaluation of type {kind!r} has no test of its own; leave the block out")
     if not experiment.episodes and not experiment.trials and file.test.baselines:
         raise UnsupportedError("test.baselines", f"there are none for an evaluation of type {kind!r}; leave them out")
-    model = getattr(program.learner({}), "model", None) if experiment.episodes else None
-    if file.test.derive is not None and not getattr(model, "derives", False):
-        raise UnsupportedError("test.derive", "draws a network from a supernet, which this model is not; leave it out")
+    learner = program.learner({}) if experiment.episodes else None
+    slots = getattr(learner, "slots", {})
+    if file.test.derive is not None and ("architecture" not in slots or slots["architecture"].moves_shapes):
+        raise UnsupportedError(
+            "test.derive",
+            "draws an architecture from a supernet, and this learner has none; leave it out, or use architecture: "
+            "{type: mixed} or {type: chosen, weights: shared}",
+        )
+    if file.test.derive is not None and not hasattr(slots["architecture"], "derived") and len(file.searchers) < 2:
+        raise UnsupportedError("test.derive", "needs a searcher of weights beside that of the architecture")
+    if file.test.retrain is not None:
+        if not experiment.episodes:
+            raise UnsupportedError("test.retrain", f"an evaluation of type {kind!r} has none; leave it out")
+        program.retrained({})
     if file.test.refit is not None:
         if not experiment.episodes or experiment.space or file.validation is None:
             raise UnsupportedError(

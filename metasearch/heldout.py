@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from metasearch.core import seeds as seeding
 from metasearch.core.contracts import Executor, InnerProblem, TaskDistribution
-from metasearch.core.errors import ConfigError
+from metasearch.core.errors import ConfigError, UnsupportedError
 from metasearch.core.values import Call, Phi
 from metasearch.estimators.value import Value
 from metasearch.evaluation.intervals import Summary, summarize
@@ -21,6 +21,10 @@ from metasearch.execution import gather
 from metasearch.program import ExperimentProgram
 
 __all__ = ["HeldOut", "names_of", "takes_list"]
+
+
+_SHOWN_STEPS = 50
+"""Inner loops of more steps are training runs, of which no pictures are kept after each step."""
 
 
 class HeldOut:
@@ -47,7 +51,45 @@ class HeldOut:
         """The fields of a ``test`` record."""
         settings = self._file.test
         assert settings is not None
-        return self._timed("test", phi, settings.episodes, settings.shard, settings.split)
+        if settings.retrain is not None:
+            phi = self._for_retraining(phi)
+        function = "test" if settings.retrain is None else "retrain"
+        return self._timed(function, phi, settings.episodes, settings.shard, settings.split)
+
+    def compare(self, phi: Phi, candidates: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """L of candidates for the choices of a phi, on the same tasks of the validation split, with its own tensors.
+
+        Returns:
+            ``choices``, ``L`` and metrics of each, in their order.
+        """
+        settings = self._file.test
+        assert settings is not None
+        assert settings.derive is not None
+        episodes = settings.derive.episodes
+        calls = [
+            dataclasses.replace(call, proposal=index)
+            for index, choices in enumerate(candidates)
+            for call in self.calls("validation", phi.replace(choices=choices), episodes, 1, "validation")
+        ]
+        found = gather(self._executor, calls)
+        rows = [summarize(found[start : start + episodes]) for start in range(0, len(found), episodes)]
+        return [
+            {"choices": dict(choices), "L": row.L, **row.metrics} for choices, row in zip(candidates, rows, strict=True)
+        ]
+
+    def _for_retraining(self, phi: Phi) -> Phi:
+        """What the learner of ``test.retrain`` takes of a phi."""
+        fresh = self._program.retrained(phi.choices).init(0)
+        lacking = [name for name in (*fresh.tensors, *fresh.buffers) if name not in {**phi.tensors, **phi.buffers}]
+        if lacking:
+            raise UnsupportedError(
+                "test.retrain", f"needs {', '.join(lacking)}, which the search has not learned; see its slots"
+            )
+        return Phi(
+            {name: phi.tensors[name] for name in fresh.tensors},
+            {name: phi.buffers[name] for name in fresh.buffers},
+            phi.choices,
+        )
 
     def single(self, phi: Phi) -> dict[str, Any]:
         """The fields of a ``test`` record where the evaluation itself has a test (``takes_test``), in one call."""
@@ -77,8 +119,8 @@ class HeldOut:
 
         Returns:
             ``support_x``, ``support_y``, ``query_x``, ``query_y``, ``predictions`` and ``confidence``
-            (``[E, m, steps + 1]``); None for learners without inner steps and for tasks that are not image
-            classification.
+            (``[E, m, steps + 1]``); None for learners without inner steps or with many, and for tasks that are not
+            image classification.
         """
         settings, problem = self._file.test, self._program.problem
         assert settings is not None
@@ -87,6 +129,8 @@ class HeldOut:
         if spec.kind != "classification" or len(spec.input_shape) != 3 or not isinstance(learner, InnerProblem):
             return None
         count = learner.n_steps(train=False) + 1
+        if settings.retrain is not None or count > _SHOWN_STEPS:
+            return None
         seeds = self.calls("test", Phi(), episodes, episodes, settings.split)[0].seeds
         with self._program.numerics():
             task = problem.sample(settings.split, seeds)

@@ -16,6 +16,7 @@ from metasearch.core.errors import ArtifactError
 from metasearch.core.values import Batch, Phi, TaskSpec, Tensors
 from metasearch.optim import ElementwiseSGD, StepRates
 from metasearch.takeaway.adapted import AdaptedNetwork, module_of
+from metasearch.takeaway.architecture import FoundArchitecture, found, with_learned
 from metasearch.takeaway.describe import lines, one_line
 from metasearch.takeaway.export import export
 from metasearch.takeaway.initialize import InitializationReport, fill, initialize
@@ -419,6 +420,34 @@ class LoadedPhi:
 
         rule, values = rule_of(self.manifest, self.phi, allow_user_code=self.allow_user_code)
         return LearnedOptimizer(params, rule, values, lr=lr, weight_decay=weight_decay)
+
+    def architecture(self) -> FoundArchitecture:
+        """The architecture that was found: ``.operations``, ``.build(num_classes)``, ``.describe()``, ``.draw(path)``.
+
+        Raises:
+            ArtifactError: if this phi holds none.
+        """
+        return found(self.manifest, self.phi)
+
+    def build(self, num_classes: int | None = None, *, learned: bool = False, **settings: Any) -> nn.Module:
+        """The architecture that was found as an ordinary module.
+
+        Args:
+            num_classes: outputs; None means as many as in the search.
+            learned: put the supernet's weights into it, where the search had one (for as many classes as it had);
+                else its weights are fresh, drawn from torch's generator.
+            settings: in place of those of the search, for example ``channels=(16, 32, 64), cells=5, in_channels=1``.
+
+        Raises:
+            ArtifactError: if this phi holds no architecture, or no weights that fit.
+        """
+        outputs = self.manifest.spec.get("outputs") if num_classes is None else num_classes
+        if outputs is None:
+            raise ArtifactError("the search had no data of its own; say how many classes: build(num_classes=...)")
+        if not learned:
+            return self.architecture().build(outputs, **settings)
+        running = (self.manifest.model or {}).get("norm", "running") == "running"
+        return with_learned(self.architecture().build(outputs, **{"running": running, **settings}), self.phi)
 
     def save(self, path: str | Path) -> Path:
         """Writes it elsewhere: a folder, or ``*.safetensors`` or ``*.pt`` with the initialization as a state dict; see

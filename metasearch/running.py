@@ -21,6 +21,7 @@ from metasearch.assembly import initial_phi, open_executor, plan_of, stops_on_in
 from metasearch.controller import Controller
 from metasearch.core import seeds as seeding
 from metasearch.core.errors import ConfigError, DivergedError, ExecutionError, MetasearchError
+from metasearch.core.values import Phi
 from metasearch.experiment import Experiment, load, override, recorded
 from metasearch.heldout import HeldOut, names_of
 from metasearch.outputs import Outputs
@@ -296,6 +297,8 @@ class _Drive:
         if kinds[-1:] == ["evaluation"]:
             done.discard(name)  # its figure is of an earlier phi: the search went on
         phi = artifacts.load(self._outputs.selected_path).phi
+        if settings.derive is not None and name not in done:
+            phi = self._derived(controller, held_out, phi, record)
         if name not in done and not self.experiment.episodes:
             self.listener.on_phase("test of the best proposal")
             record("test", name=name, **held_out.single(phi))
@@ -338,6 +341,27 @@ class _Drive:
             refitted = {"steps": steps, "folder": folder, "changes": recorded(changes)}
             record("test", name="metasearch", **figures, seconds=found["seconds"], refitted=refitted)
         return None
+
+    def _derived(self, controller: Controller, held_out: HeldOut, phi: Phi, record: Callable[..., Record]) -> Phi:
+        """Phi with the architecture that is drawn from the supernet, which is stored in its place."""
+        settings, experiment = self.experiment.file.test, self.experiment
+        assert settings is not None
+        assert settings.derive is not None
+        self.listener.on_phase("deriving an architecture")
+        component = experiment.program.learner(phi.choices).slots["architecture"]  # type: ignore[attr-defined]
+        if hasattr(component, "derived"):
+            own = component.derived(phi.part("architecture"))
+            chosen = {f"learner.slots.architecture.{place}": name for place, name in own.items()}
+            record("event", event="derive", detail={"choices": chosen})
+        else:
+            seed = seeding.derive(experiment.file.seed, "derive")
+            found = held_out.compare(phi, controller.searcher.candidates(settings.derive.sample, seed))  # type: ignore[attr-defined]
+            best = min(found, key=lambda one: one["L"] if one["L"] == one["L"] else float("inf"))
+            chosen = best["choices"]
+            record("event", event="derive", detail={"choices": chosen, "L": best["L"], "candidates": found})
+        phi = phi.replace(choices={**phi.choices, **chosen})
+        self._outputs.phi(phi, controller.best or {"step": controller.step})
+        return phi
 
     def _finish(self, journal: Journal, status: str, reason: str) -> Outcome:
         """Results, report and MLflow."""

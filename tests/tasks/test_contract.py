@@ -31,6 +31,11 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "mnist": [{"folder": "mnist", "pool": 12, "queries": 5}],
     "image_folder": [{"folder": "pictures", "image_size": 6, **SMALL}],
     "mini_imagenet": [{"folder": "mini", "image_size": 6, "complete": False, **SMALL}],
+    "dataset": [
+        {"data": "omniglot", "classes": 4, "per_class": {"train": 8, "search": 4, "validation": 2}}
+        | {"support": 5, "query": 3, "image_size": 6},
+        {"data": "mnist", "folder": "mnist", "per_class": {"train": 3, "search": 2, "validation": 1}, "support": 9},
+    ],
     "cifar_fs": [{"folder": "cifar100", **SMALL}],
 }
 
