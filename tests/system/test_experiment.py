@@ -37,7 +37,7 @@ learner:
 searchers:  {controller: {type: policy, algorithm: reinforce, in_flight: 8}}
 evaluation: {type: training, epochs: 27, report_every: 1}
 scheduler:  {type: asha, grace: 3, reduction: 3}
-test:       {retrain: {best: 1, seeds: 3}, baselines: [none, {randaugment: tuned}, {random_search: equal_budget}]}
+test:       {baselines: [none, {randaugment: tuned}, {random_search: equal_budget}]}
 """
 NESTED = """
 searcher:   {type: optuna, sampler: tpe, in_flight: 2}
