@@ -26,6 +26,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.exceptions import NotFittedError
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import column_or_1d, validate_data
 from torch import Tensor
 
 from metasearch.takeaway.adapted import AdaptedNetwork, Learned
@@ -66,17 +68,26 @@ class _FewShot(BaseEstimator):  # type: ignore[misc]
         state: dict[str, Any] = super().__getstate__()
         return {name: value for name, value in state.items() if name != "_network"}
 
-    def _learn(self, x: Tensor, y: Tensor) -> None:
+    def _learn(self, X: Any, x: Tensor, y: Tensor) -> None:
+        """Takes examples ``x`` (given as ``X``) for the support set, and learns them."""
         self.__dict__.pop("_network", None)
+        # Sets n_features_in_, and feature_names_in_ where the columns have names.
+        validate_data(self, X if _tabular(X) else x.flatten(1).cpu().numpy(), reset=True, skip_check_array=True)
         self.support_ = (x, y)
-        self.n_features_in_ = int(x[0].numel())
         _ = self.network_
 
     def _outputs(self) -> int | None:
         return None
 
-    def _examples(self, x: Any) -> Tensor:
-        return as_examples(x, self.phi.spec.input_shape, dtype=self.phi.dtype)
+    def _examples(self, X: Any) -> Tensor:
+        return as_examples(X, self.phi.spec.input_shape, dtype=self.phi.dtype)
+
+    def _predicted(self, X: Any) -> NDArray[Any]:
+        """Outputs ``[n, outputs]`` of the network."""
+        network = self.network_
+        if _tabular(X):
+            validate_data(self, X, reset=False, skip_check_array=True)
+        return np.asarray(network(self._examples(X)).cpu().numpy())
 
 
 class MetaClassifier(ClassifierMixin, _FewShot):  # type: ignore[misc]
@@ -118,17 +129,20 @@ class MetaClassifier(ClassifierMixin, _FewShot):  # type: ignore[misc]
             ValueError: for other shapes, values that are not finite, unequal lengths or fewer than two classes.
             ArtifactError: if phi cannot do with this number of classes.
         """
-        x, labels = self._examples(X), _array(y)
-        if labels.shape != (len(x),):
+        x, labels = self._examples(X), _targets(self, y)
+        if labels.shape not in ((len(x),), (len(x), 1)):
             raise ValueError(
                 f"expected one label for each of {len(x)} examples, got an array of shape {list(labels.shape)}"
             )
+        labels = column_or_1d(labels, warn=True)
         if labels.dtype.kind == "f" and not np.isfinite(labels).all():
             raise ValueError("expected a label for each example, got nan or inf; drop these examples first")
-        self.classes_, codes = np.unique(labels, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ValueError(f"expected examples of at least two classes, got only {self.classes_[0]!r}")
-        self._learn(x, torch.from_numpy(codes.astype(np.int64)))
+        check_classification_targets(labels)
+        classes, codes = np.unique(labels, return_inverse=True)
+        if len(classes) < 2:
+            raise ValueError(f"expected examples of at least two classes, got one class: {classes.tolist()[0]!r}")
+        self.classes_ = classes
+        self._learn(X, x, torch.from_numpy(codes.astype(np.int64)))
         return self
 
     def predict(self, X: Any) -> NDArray[Any]:
@@ -138,13 +152,21 @@ class MetaClassifier(ClassifierMixin, _FewShot):  # type: ignore[misc]
             ValueError: for other shapes, or values that are not finite.
             NotFittedError: before :meth:`fit`.
         """
-        logits = self.network_(self._examples(X))
-        return self.classes_[logits.argmax(-1).cpu().numpy()]
+        codes = self._predicted(X).argmax(-1)
+        return self.classes_[codes]
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Probabilities ``[n, classes]``, softmax of the network's outputs; errors as in :meth:`predict`."""
-        logits = self.network_(self._examples(X))
-        return np.asarray(torch.softmax(logits.to(torch.float64), dim=-1).cpu().numpy())
+        logits = torch.from_numpy(self._predicted(X))
+        return np.asarray(torch.softmax(logits.to(torch.float64), dim=-1).numpy())
+
+    def decision_function(self, X: Any) -> NDArray[Any]:
+        """The network's outputs ``[n, classes]``; of two classes ``[n]``, by how much the second one's is larger.
+
+        Errors as in :meth:`predict`.
+        """
+        logits = self._predicted(X)
+        return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
 
     def _outputs(self) -> int:
         return len(self.classes_)
@@ -167,26 +189,39 @@ class MetaRegressor(RegressorMixin, _FewShot):  # type: ignore[misc]
         Raises:
             ValueError: for other shapes, values that are not finite, or unequal lengths.
         """
-        x, values = self._examples(X), _array(y)
+        x, values = self._examples(X), _targets(self, y)
         outputs = self.phi.spec.outputs
         if values.shape != (len(x), outputs) and not (outputs == 1 and values.shape == (len(x),)):
             raise ValueError(f"expected values of shape [{len(x)}, {outputs}], got {list(values.shape)}")
+        values = values.astype(np.float64) if values.dtype.kind == "O" else values
         if values.dtype.kind not in "buif" or not np.isfinite(values).all():
             raise ValueError("expected finite numbers in y, got others; drop these examples first")
         self._flat = values.ndim == 1
-        self._learn(x, torch.from_numpy(values.reshape(len(x), outputs).astype(np.float64)))
+        self._learn(X, x, torch.from_numpy(values.reshape(len(x), outputs).astype(np.float64)))
         return self
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """Values, shaped like those it was fitted on: ``[n]`` or ``[n, outputs]``.
+        """Values (float64), shaped like those it was fitted on: ``[n]`` or ``[n, outputs]``.
 
         Raises:
             ValueError: for other shapes, or values that are not finite.
             NotFittedError: before :meth:`fit`.
         """
-        values = np.asarray(self.network_(self._examples(X)).cpu().numpy())
+        values = self._predicted(X).astype(np.float64)
         return values[:, 0] if self._flat else values
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
 
-def _array(given: Any) -> NDArray[Any]:
-    return given.detach().cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
+
+def _tabular(X: Any) -> bool:
+    """Whether it has rows and columns, so that scikit-learn compares their number and names."""
+    return not isinstance(X, Tensor) and len(getattr(X, "shape", ())) == 2
+
+
+def _targets(estimator: _FewShot, y: Any) -> NDArray[Any]:
+    if y is None:
+        raise ValueError(f"{type(estimator).__name__} requires y to be passed, but the target y is None")
+    return y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)

@@ -421,8 +421,16 @@ class LoadedPhi:
         return export(StoredPhi(self.phi, self.manifest), path)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Learners may hold what no pickle can (a module's factory) and are built again when they are needed.
-        return {**self.__dict__, "_learners": {}}
+        # Learners may hold what no pickle can (a module's factory) and are built again when they are needed. Arrays
+        # have the same pickle in every copy, which those of tensors have not: joblib's caches recognize what they hold.
+        parts = (self.phi.tensors, self.phi.buffers)
+        tensors, buffers = ({name: value.detach().numpy() for name, value in part.items()} for part in parts)
+        return {**self.__dict__, "_learners": {}, "phi": (tensors, buffers, dict(self.phi.choices))}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        tensors, buffers, choices = state["phi"]
+        parts = ({name: torch.tensor(value) for name, value in part.items()} for part in (tensors, buffers))
+        self.__dict__.update(state, phi=Phi(*parts, choices))
 
     def __repr__(self) -> str:
         return one_line(self.phi, self.manifest)
