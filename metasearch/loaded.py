@@ -372,7 +372,7 @@ class LoadedPhi:
         """
         from metasearch.classifier import MetaClassifier
 
-        self._expect("classification", ".regressor()")
+        self._expect("classification")
         return MetaClassifier(self, steps=steps, device=device)
 
     def regressor(self, steps: int | None = None, device: str = "cpu") -> MetaRegressor:
@@ -383,7 +383,7 @@ class LoadedPhi:
         """
         from metasearch.classifier import MetaRegressor
 
-        self._expect("regression", ".classifier()")
+        self._expect("regression")
         return MetaRegressor(self, steps=steps, device=device)
 
     def optimizer(self, params: Iterable[Any], *, lr: float = 1.0, weight_decay: float = 0.0) -> LearnedOptimizer:
@@ -448,8 +448,10 @@ class LoadedPhi:
             use = ".embedding() for the network as an ordinary module, .classifier() or .adapt to learn new classes"
         return ArtifactError(f"this phi has no learned initialization (it holds: {self._held()}); use {use}")
 
-    def _expect(self, kind: str, instead: str) -> None:
+    def _expect(self, kind: str) -> None:
         if self.spec.kind != kind:
+            use = {"classification": ".classifier() or .adapt", "regression": ".regressor() or .adapt"}
             raise ArtifactError(
-                f"this phi was learned on tasks of kind {self.spec.kind!r}, not {kind}; use {instead} or .adapt"
+                f"this phi was learned on tasks of kind {self.spec.kind!r}, not {kind}; use "
+                f"{use.get(self.spec.kind, '.learner()')}"
             )
