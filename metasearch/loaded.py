@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from metasearch import artifacts
@@ -20,6 +22,7 @@ from metasearch.takeaway.describe import lines, one_line
 from metasearch.takeaway.export import export
 from metasearch.takeaway.initialize import InitializationReport, fill, initialize
 from metasearch.takeaway.inputs import as_examples, as_targets
+from metasearch.takeaway.pictures import inverted, read_class_folders, read_images
 from metasearch.takeaway.places import find
 from metasearch.takeaway.rates import elementwise_sgd, group_rates, param_groups, schedule_of
 from metasearch.takeaway.rebuild import (
@@ -323,6 +326,32 @@ class LoadedPhi:
         found: Tensor = learner.similarity(self.phi.to(device, self.dtype), x.unsqueeze(0), y.unsqueeze(0))
         return found.squeeze(0)
 
+    def images(self, files: str | Path | Iterable[str | Path], *, invert: bool | None = None) -> NDArray[np.uint8]:
+        """Pictures as the tasks of the search had them, ``[n, *input_shape]`` in 256 levels: cut around the middle,
+        resized (Lanczos), in its number of channels, for :meth:`classifier` and :meth:`similarity`.
+
+        Args:
+            files: a picture; a folder, whose pictures are taken in the order of their names; or several pictures.
+            invert: whether dark becomes light; None means as in the search, where Omniglot's ink on paper does.
+
+        Raises:
+            ArtifactError: if this phi takes no pictures.
+            DataError: if a file is no picture or is not there, or there is none.
+        """
+        return read_images(files, self.spec.input_shape, self._inverted(invert))
+
+    def labelled_images(
+        self, folder: str | Path, *, invert: bool | None = None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.str_]]:
+        """All pictures of a folder that has one folder for each class, as :meth:`images` reads them, and the names of
+        their classes ``[n]``.
+
+        Raises:
+            DataError: if there are no folders in this one, or one of them holds no pictures.
+            ArtifactError: if this phi takes no pictures.
+        """
+        return read_class_folders(folder, self.spec.input_shape, self._inverted(invert))
+
     def adapt(
         self,
         support_x: Any,
@@ -437,6 +466,9 @@ class LoadedPhi:
 
     def __str__(self) -> str:
         return lines(self.phi, self.manifest, self.source)
+
+    def _inverted(self, invert: bool | None) -> bool:
+        return inverted(self.manifest.config) if invert is None else invert
 
     def _held(self) -> str:
         """The slots that hold something, for messages."""
