@@ -19,7 +19,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -31,12 +36,15 @@ from sklearn.utils.validation import column_or_1d, validate_data
 from torch import Tensor
 
 from metasearch.takeaway.adapted import AdaptedNetwork, Learned
+from metasearch.takeaway.fitted import Fitted, labels_of, read_fitted, stored_labels, write_fitted
 from metasearch.takeaway.inputs import as_examples
 
-__all__ = ["MetaClassifier", "MetaRegressor"]
+__all__ = ["MetaClassifier", "MetaRegressor", "read_estimator"]
+
+_SCRIPT = Path(__file__).parent / "takeaway" / "templates" / "few_shot.py"
 
 
-class _FewShot(BaseEstimator):  # type: ignore[misc]
+class _FewShot(ABC, BaseEstimator):  # type: ignore[misc]
     """What both estimators share: the support set, and the network that F_phi makes of it.
 
     Only the support set is pickled; the same network is made of it again.
@@ -67,6 +75,103 @@ class _FewShot(BaseEstimator):  # type: ignore[misc]
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
         return {name: value for name, value in state.items() if name != "_network"}
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes the fitted estimator to a folder, without pickle: its phi and its examples.
+        :func:`metasearch.load_fitted` reads it.
+
+        Raises:
+            NotFittedError: before ``fit``.
+            ArtifactError: if something else is in the folder, or labels are neither strings nor numbers.
+        """
+        _ = self.network_
+        x, y = self.support_
+        return write_fitted(Path(folder), self.phi.save, self._fitted(), x, y)
+
+    def log_model(
+        self,
+        name: str,
+        *,
+        input_example: Any = None,
+        registered_model_name: str | None = None,
+        tracking_uri: str | None = None,
+        code_paths: Sequence[str | Path] = (),
+    ) -> str:
+        """Logs the fitted estimator to MLflow as a model that can be served, and returns its URI.
+
+        The model is code and artifacts: a short script, and what :meth:`save` writes. Nothing is pickled.
+        ``mlflow.pyfunc.load_model(uri).predict(X)`` is :meth:`predict`; ``params={"method": "predict_proba"}`` asks for
+        another method.
+
+        Args:
+            name: what MLflow calls it.
+            input_example: an example of what will be sent, ``[n, ...]``; its dtype and shape (but for the number of
+                examples) are those the model takes then. None means examples ``[n, *input_shape]`` in phi's precision.
+            registered_model_name: also makes a version of this registered model, whose URI is then returned.
+            tracking_uri: MLflow store; None takes ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` in the working directory.
+            code_paths: files and folders of yours that phi's network or tasks are defined in.
+
+        Raises:
+            NotFittedError: before ``fit``.
+            ArtifactError: if MLflow refuses it or cannot be reached, or labels are neither strings nor numbers.
+        """
+        from metasearch.tracking.mlflow_model import log_model
+
+        with self._served(input_example, code_paths) as model:
+            return log_model(model, name, registered_model_name=registered_model_name, tracking_uri=tracking_uri)
+
+    def save_model(
+        self, folder: str | Path, *, input_example: Any = None, code_paths: Sequence[str | Path] = ()
+    ) -> Path:
+        """Writes the model that :meth:`log_model` logs to a folder, for ``mlflow models serve -m FOLDER``.
+
+        Raises:
+            NotFittedError: before ``fit``.
+            ArtifactError: if the folder is not empty, or labels are neither strings nor numbers.
+        """
+        from metasearch.tracking.mlflow_model import save_model
+
+        with self._served(input_example, code_paths) as model:
+            return save_model(model, folder)
+
+    @contextmanager
+    def _served(self, input_example: Any, code_paths: Sequence[str | Path]) -> Iterator[Any]:
+        from metasearch.tracking.mlflow_model import CodeModel
+
+        with tempfile.TemporaryDirectory(prefix="metasearch-model-") as temporary:
+            folder = self.save(Path(temporary) / "fitted")
+            given = self.support_[0][:1].cpu().numpy() if input_example is None else _array(input_example)
+            yield CodeModel(
+                code=_SCRIPT,
+                artifacts={"fitted": folder},
+                inputs=given,
+                outputs=self.predict(given),
+                params={"method": "predict"},
+                config={"allow_user_code": bool(getattr(self.phi, "allow_user_code", False))},
+                code_paths=code_paths,
+            )
+
+    @abstractmethod
+    def _fitted(self) -> Fitted:
+        """What is stored beside phi and the examples."""
+
+    @abstractmethod
+    def _restore(self, fitted: Fitted) -> None:
+        """Takes what was stored."""
+
+    @classmethod
+    def _of(cls, phi: Learned, fitted: Fitted, x: Tensor, y: Tensor, device: str) -> Self:
+        """The estimator that was stored."""
+        made = cls(phi, steps=fitted.steps, device=device)
+        made._restore(fitted)
+        made._learn(x, x, y)
+        if fitted.features is not None:
+            made.feature_names_in_ = np.array(list(fitted.features), dtype=object)
+        return made
+
+    def _features(self) -> list[str] | None:
+        names = getattr(self, "feature_names_in_", None)
+        return None if names is None else [str(name) for name in names]
 
     def _learn(self, X: Any, x: Tensor, y: Tensor) -> None:
         """Takes examples ``x`` (given as ``X``) for the support set, and learns them."""
@@ -171,6 +276,13 @@ class MetaClassifier(ClassifierMixin, _FewShot):  # type: ignore[misc]
     def _outputs(self) -> int:
         return len(self.classes_)
 
+    def _fitted(self) -> Fitted:
+        labels, dtype = stored_labels(self.classes_)
+        return Fitted("classifier", self.steps, labels, dtype, features=self._features())
+
+    def _restore(self, fitted: Fitted) -> None:
+        self.classes_ = labels_of(fitted)
+
 
 class MetaRegressor(RegressorMixin, _FewShot):  # type: ignore[misc]
     """Learns a function from a few of its values, with what a search has learned about learning.
@@ -210,6 +322,12 @@ class MetaRegressor(RegressorMixin, _FewShot):  # type: ignore[misc]
         values = self._predicted(X).astype(np.float64)
         return values[:, 0] if self._flat else values
 
+    def _fitted(self) -> Fitted:
+        return Fitted("regressor", self.steps, flat=self._flat, features=self._features())
+
+    def _restore(self, fitted: Fitted) -> None:
+        self._flat = fitted.flat
+
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
@@ -224,4 +342,27 @@ def _tabular(X: Any) -> bool:
 def _targets(estimator: _FewShot, y: Any) -> NDArray[Any]:
     if y is None:
         raise ValueError(f"{type(estimator).__name__} requires y to be passed, but the target y is None")
-    return y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    return _array(y)
+
+
+def _array(given: Any) -> NDArray[Any]:
+    return given.detach().cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
+
+
+def read_estimator(
+    folder: str | Path, load: Callable[[Path], Learned], device: str = "cpu"
+) -> MetaClassifier | MetaRegressor:
+    """The estimator in a folder that ``save`` wrote.
+
+    Args:
+        folder: see there.
+        load: makes a phi of its folder.
+        device: where to compute.
+
+    Raises:
+        ArtifactError: if there is none, or it is damaged.
+    """
+    place = Path(folder)
+    fitted, x, y = read_fitted(place)
+    kind = MetaClassifier if fitted.kind == "classifier" else MetaRegressor
+    return kind._of(load(place / "phi"), fitted, x, y, device)

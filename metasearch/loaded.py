@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from metasearch.classifier import MetaClassifier, MetaRegressor
     from metasearch.takeaway.optimizer import LearnedOptimizer
 
-__all__ = ["LoadedPhi", "load"]
+__all__ = ["LoadedPhi", "load", "load_fitted"]
 
 
 def load(
@@ -67,6 +67,33 @@ def load(
     """
     with find(uri, runs, tracking_uri) as folder:
         return LoadedPhi(artifacts.load(folder), str(uri), allow_user_code=allow_user_code)
+
+
+def load_fitted(
+    folder: str | Path, *, device: str = "cpu", allow_user_code: bool = False
+) -> MetaClassifier | MetaRegressor:
+    """A fitted classifier or regressor, from the folder that its ``save`` wrote.
+
+    Args:
+        folder: see there.
+        device: where to compute.
+        allow_user_code: as in :func:`load`.
+
+    Raises:
+        ArtifactError: if there is none, or it is damaged.
+
+    Example:
+        >>> import tempfile
+        >>> from metasearch.testing.phi import stored_phi
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     few = load(stored_phi(f"{folder}/phi")).classifier().fit(torch.eye(3, 4), ["cat", "dog", "owl"])
+        ...     again = load_fitted(few.save(f"{folder}/few"))
+        >>> again.predict(torch.eye(3, 4)).tolist() == few.predict(torch.eye(3, 4)).tolist()
+        True
+    """
+    from metasearch.classifier import read_estimator
+
+    return read_estimator(folder, lambda path: load(path, allow_user_code=allow_user_code), device)
 
 
 class LoadedPhi:
@@ -458,8 +485,12 @@ class LoadedPhi:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         tensors, buffers, choices = state["phi"]
-        parts = ({name: torch.tensor(value) for name, value in part.items()} for part in (tensors, buffers))
-        self.__dict__.update(state, phi=Phi(*parts, choices))
+        phi = Phi(
+            {name: torch.tensor(value) for name, value in tensors.items()},
+            {name: torch.tensor(value) for name, value in buffers.items()},
+            choices,
+        )
+        self.__dict__.update(state, phi=phi)
 
     def __repr__(self) -> str:
         return one_line(self.phi, self.manifest)

@@ -16,9 +16,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 from torch.nn import functional as F
 
+from metasearch.classifier import MetaClassifier
 from metasearch.core.errors import ArtifactError
 from metasearch.core.values import Batch, Task, TaskSpec
-from metasearch.loaded import LoadedPhi, load
+from metasearch.loaded import LoadedPhi, load, load_fitted
 from metasearch.testing.phi import LEARNER, stored_phi
 
 IMAGES = TaskSpec("classification", (1, 6, 6), 3, 3, 6)
@@ -268,3 +269,48 @@ def test_the_kind_of_tasks_decides_between_classifier_and_regressor(tmp_path: Pa
         learned(tmp_path, spec=LINE).classifier()
     with pytest.raises(ArtifactError, match=r"kind 'classification', not regression; use \.classifier"):
         load(stored_phi(tmp_path / "other")).regressor()
+
+
+@pytest.mark.parametrize("labels", [["owl", "cat", "dog"], [3, -1, 7], [2.0, 1.0, 3.0], [True, False, True]])
+def test_a_saved_classifier_is_the_same_classifier(tmp_path: Path, labels: list[Any]) -> None:
+    few_shot = learned(tmp_path).classifier(steps=2).fit(np.eye(3, 4), labels)
+    again = load_fitted(few_shot.save(tmp_path / "few"))
+    assert isinstance(again, MetaClassifier)
+    assert again.classes_.dtype == few_shot.classes_.dtype
+    assert again.classes_.tolist() == few_shot.classes_.tolist()
+    assert np.array_equal(again.predict_proba(np.eye(4)), few_shot.predict_proba(np.eye(4)))
+    assert (again.steps, again.n_features_in_) == (2, 4)
+
+
+def test_names_of_columns_and_labels_of_a_table_are_saved(tmp_path: Path) -> None:
+    table = pd.DataFrame(np.eye(3, 4), columns=list("abcd"))
+    few_shot = learned(tmp_path).classifier().fit(table, pd.Series(NAMES))
+    again = load_fitted(few_shot.save(tmp_path / "few"))
+    assert again.predict(table).tolist() == few_shot.predict(table).tolist()
+    with pytest.raises(ValueError, match="feature names should match"):
+        again.predict(table[list("bacd")])
+
+
+def test_a_saved_regressor_is_the_same_regressor(tmp_path: Path) -> None:
+    x = np.linspace(-1, 1, 5)
+    regressor = learned(tmp_path, spec=LINE).regressor().fit(x, 2 * x)
+    assert np.array_equal(load_fitted(regressor.save(tmp_path / "line")).predict(x), regressor.predict(x))
+
+
+def test_what_cannot_be_saved_or_loaded_says_why(tmp_path: Path) -> None:
+    few_shot = learned(tmp_path).classifier()
+    with pytest.raises(NotFittedError, match="call fit"):
+        few_shot.save(tmp_path / "few")
+    few_shot.fit(np.eye(3, 4), NAMES)
+    folder = few_shot.save(tmp_path / "few")
+    assert few_shot.save(folder) == folder
+    with pytest.raises(ArtifactError, match=r"phi exists and holds no estimator\.json"):
+        few_shot.save(tmp_path / "phi")
+    with pytest.raises(ArtifactError, match="expected the folder of a fitted estimator"):
+        load_fitted(tmp_path / "phi")
+    (folder / "estimator.json").write_text("{}")
+    with pytest.raises(ArtifactError, match="is damaged, or of a later metasearch"):
+        load_fitted(folder)
+    dates = np.array(["2026-01-01", "2026-01-02", "2026-01-03"], dtype="datetime64[D]")
+    with pytest.raises(ArtifactError, match=r"labels of dtype datetime64\[D\] cannot be stored"):
+        few_shot.fit(np.eye(3, 4), dates).save(tmp_path / "dates")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -90,6 +91,10 @@ class Learned(Protocol):
         device: str | torch.device = "cpu",
     ) -> AdaptedNetwork:
         """Learns one task."""
+        ...
+
+    def save(self, path: str | Path) -> Path:
+        """Writes it to a folder."""
         ...
 
 
