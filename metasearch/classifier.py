@@ -106,7 +106,8 @@ class _FewShot(ABC, BaseEstimator):  # type: ignore[misc]
         Args:
             name: what MLflow calls it.
             input_example: an example of what will be sent, ``[n, ...]``; its dtype and shape (but for the number of
-                examples) are those the model takes then. None means examples ``[n, *input_shape]`` in phi's precision.
+                examples), or the names of its columns, are those the model takes then. None means examples
+                ``[n, *input_shape]`` in phi's precision.
             registered_model_name: also makes a version of this registered model, whose URI is then returned.
             tracking_uri: MLflow store; None takes ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` in the working directory.
             code_paths: files and folders of yours that phi's network or tasks are defined in.
@@ -140,7 +141,8 @@ class _FewShot(ABC, BaseEstimator):  # type: ignore[misc]
 
         with tempfile.TemporaryDirectory(prefix="metasearch-model-") as temporary:
             folder = self.save(Path(temporary) / "fitted")
-            given = self.support_[0][:1].cpu().numpy() if input_example is None else _array(input_example)
+            given = self.support_[0][:1] if input_example is None else input_example
+            given = given if hasattr(given, "columns") else _array(given)
             yield CodeModel(
                 code=_SCRIPT,
                 artifacts={"fitted": folder},
@@ -226,12 +228,14 @@ class MetaClassifier(ClassifierMixin, _FewShot):  # type: ignore[misc]
 
         Args:
             X: numpy or torch ``[n, *input_shape]``; ``[n, height, width]`` for images of one channel and ``[n,
-                features]`` also do. uint8 is scaled to [0, 1]; beyond that the examples must be prepared as in
-                training.
+                features]``, a table of numbers or flattened images, also do: as many features as an input has numbers.
+                uint8 is scaled to [0, 1]; beyond that the examples must be prepared as in training
+                (:meth:`~metasearch.loaded.LoadedPhi.images` does so for pictures).
             y: ``[n]`` labels of any kind that can be sorted.
 
         Raises:
             ValueError: for other shapes, values that are not finite, unequal lengths or fewer than two classes.
+            TypeError: for sparse matrices, and objects that are no numbers.
             ArtifactError: if phi cannot do with this number of classes.
         """
         x, labels = self._examples(X), _targets(self, y)

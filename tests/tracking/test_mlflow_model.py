@@ -89,6 +89,15 @@ def test_a_regressor_is_a_model_too(store: str, tmp_path: Path) -> None:
         model.predict(X, params={"method": "predict_proba"})
 
 
+def test_columns_keep_their_names(store: str, tmp_path: Path) -> None:
+    import mlflow
+
+    table = pd.DataFrame(np.eye(3, 4), columns=list("abcd"))
+    few = load(stored_phi(tmp_path / "phi")).classifier().fit(table, NAMES[:3])
+    model = mlflow.pyfunc.load_model(str(few.save_model(tmp_path / "served", input_example=table)))
+    assert model.predict(table[list("dcba")]).tolist() == few.predict(table).tolist()
+
+
 def test_a_name_that_mlflow_refuses_is_an_error_of_ours(store: str, tmp_path: Path) -> None:
     few: Any = learned(tmp_path).classifier().fit(levels(4), NAMES)
     with pytest.raises(ArtifactError, match="MLflow did not take the model 'a/b:c'"):
