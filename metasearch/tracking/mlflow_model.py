@@ -99,9 +99,10 @@ def _store(tracking_uri: str | None) -> Iterator[Any]:
     """MLflow on a store; the process's own setting is put back."""
     quiet_mlflow()
     with warnings.catch_warnings():
-        # Of MLflow's own: its import warns about types in itself, its database layer of a deprecation.
+        # MLflow's own: its import warns of types in itself, its database layer and its examples of deprecations.
         warnings.filterwarnings("ignore", message=".*AnyType", category=UserWarning)
         warnings.filterwarnings("ignore", message=".*noload.*", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", message="Operation with range", category=DeprecationWarning)
         import mlflow.pyfunc
 
         before, wanted = mlflow.get_tracking_uri(), tracking_uri or default_uri()

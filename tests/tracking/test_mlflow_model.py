@@ -14,6 +14,7 @@ from metasearch.core.values import TaskSpec
 from metasearch.loaded import LoadedPhi, load
 from metasearch.testing.phi import stored_phi
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*AnyType:UserWarning")  # MLflow's own, when pyfunc is imported
 MAPS = {"type": "conv4", "filters": 4, "blocks": 2, "pool": "max", "head": "none", "norm": "running"}
 IMAGES = TaskSpec("classification", (1, 6, 6), 3, 3, 6)
 NAMES = ["owl", "cat", "dog", "owl"]
