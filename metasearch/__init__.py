@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from metasearch.api import check, evaluate, extend, load, replay, report, resume, run, search
+    from metasearch.api import check, evaluate, extend, load, load_fitted, replay, report, resume, run, search
     from metasearch.core.errors import MetasearchError
     from metasearch.core.registry import register
     from metasearch.core.seeds import Draws
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PLACES = {
-    "api": ("check", "evaluate", "extend", "load", "replay", "report", "resume", "run", "search"),
+    "api": ("check", "evaluate", "extend", "load", "load_fitted", "replay", "report", "resume", "run", "search"),
     "core.errors": ("MetasearchError",),
     "core.registry": ("register",),
     "core.seeds": ("Draws",),
@@ -51,6 +51,7 @@ __all__ = [
     "evaluate",
     "extend",
     "load",
+    "load_fitted",
     "register",
     "replay",
     "report",

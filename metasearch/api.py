@@ -10,12 +10,24 @@ from typing import Any, TypeVar
 from metasearch import experiment as experiments
 from metasearch import groups, measuring, rehearsal, running
 from metasearch.core.errors import ConfigError
-from metasearch.loaded import LoadedPhi, load
+from metasearch.loaded import LoadedPhi, load, load_fitted
 from metasearch.running import Listener, Outcome
 
 Ended = TypeVar("Ended", bound=Outcome | groups.Group)
 
-__all__ = ["LoadedPhi", "check", "evaluate", "extend", "load", "replay", "report", "resume", "run", "search"]
+__all__ = [
+    "LoadedPhi",
+    "check",
+    "evaluate",
+    "extend",
+    "load",
+    "load_fitted",
+    "replay",
+    "report",
+    "resume",
+    "run",
+    "search",
+]
 
 
 def run(

@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from metasearch import artifacts
@@ -21,6 +23,7 @@ from metasearch.takeaway.describe import lines, one_line
 from metasearch.takeaway.export import export
 from metasearch.takeaway.initialize import InitializationReport, fill, initialize
 from metasearch.takeaway.inputs import as_examples, as_targets
+from metasearch.takeaway.pictures import inverted, read_class_folders, read_images
 from metasearch.takeaway.places import find
 from metasearch.takeaway.rates import elementwise_sgd, group_rates, param_groups, schedule_of
 from metasearch.takeaway.rebuild import (
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
     from metasearch.classifier import MetaClassifier, MetaRegressor
     from metasearch.takeaway.optimizer import LearnedOptimizer
 
-__all__ = ["LoadedPhi", "load"]
+__all__ = ["LoadedPhi", "load", "load_fitted"]
 
 
 def load(
@@ -65,6 +68,33 @@ def load(
     """
     with find(uri, runs, tracking_uri) as folder:
         return LoadedPhi(artifacts.load(folder), str(uri), allow_user_code=allow_user_code)
+
+
+def load_fitted(
+    folder: str | Path, *, device: str = "cpu", allow_user_code: bool = False
+) -> MetaClassifier | MetaRegressor:
+    """A fitted classifier or regressor, from the folder that its ``save`` wrote.
+
+    Args:
+        folder: see there.
+        device: where to compute.
+        allow_user_code: as in :func:`load`.
+
+    Raises:
+        ArtifactError: if there is none, or it is damaged.
+
+    Example:
+        >>> import tempfile
+        >>> from metasearch.testing.phi import stored_phi
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     few = load(stored_phi(f"{folder}/phi")).classifier().fit(torch.eye(3, 4), ["cat", "dog", "owl"])
+        ...     again = load_fitted(few.save(f"{folder}/few"))
+        >>> again.predict(torch.eye(3, 4)).tolist() == few.predict(torch.eye(3, 4)).tolist()
+        True
+    """
+    from metasearch.classifier import read_estimator
+
+    return read_estimator(folder, lambda path: load(path, allow_user_code=allow_user_code), device)
 
 
 class LoadedPhi:
@@ -329,6 +359,32 @@ class LoadedPhi:
         found: Tensor = learner.similarity(self.phi.to(device, self.dtype), x.unsqueeze(0), y.unsqueeze(0))
         return found.squeeze(0)
 
+    def images(self, files: str | Path | Iterable[str | Path], *, invert: bool | None = None) -> NDArray[np.uint8]:
+        """Pictures as the tasks of the search had them, ``[n, *input_shape]`` in 256 levels: cut around the middle,
+        resized (Lanczos), in its number of channels, for :meth:`classifier` and :meth:`similarity`.
+
+        Args:
+            files: a picture; a folder, whose pictures are taken in the order of their names; or several pictures.
+            invert: whether dark becomes light; None means as in the search, where Omniglot's ink on paper does.
+
+        Raises:
+            ArtifactError: if this phi takes no pictures.
+            DataError: if a file is no picture or is not there, or there is none.
+        """
+        return read_images(files, self.spec.input_shape, self._inverted(invert))
+
+    def labelled_images(
+        self, folder: str | Path, *, invert: bool | None = None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.str_]]:
+        """All pictures of a folder that has one folder for each class, as :meth:`images` reads them, and the names of
+        their classes ``[n]``.
+
+        Raises:
+            DataError: if there are no folders in this one, or one of them holds no pictures.
+            ArtifactError: if this phi takes no pictures.
+        """
+        return read_class_folders(folder, self.spec.input_shape, self._inverted(invert))
+
     def adapt(
         self,
         support_x: Any,
@@ -379,7 +435,7 @@ class LoadedPhi:
         """
         from metasearch.classifier import MetaClassifier
 
-        self._expect("classification", ".regressor()")
+        self._expect("classification")
         return MetaClassifier(self, steps=steps, device=device)
 
     def regressor(self, steps: int | None = None, device: str = "cpu") -> MetaRegressor:
@@ -390,7 +446,7 @@ class LoadedPhi:
         """
         from metasearch.classifier import MetaRegressor
 
-        self._expect("regression", ".classifier()")
+        self._expect("regression")
         return MetaRegressor(self, steps=steps, device=device)
 
     def optimizer(self, params: Iterable[Any], *, lr: float = 1.0, weight_decay: float = 0.0) -> LearnedOptimizer:
@@ -456,14 +512,29 @@ class LoadedPhi:
         return export(StoredPhi(self.phi, self.manifest), path)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Learners may hold what no pickle can (a module's factory) and are built again when they are needed.
-        return {**self.__dict__, "_learners": {}}
+        # Learners may hold what no pickle can (a module's factory) and are built again when they are needed. Arrays
+        # have the same pickle in every copy, which those of tensors have not: joblib's caches recognize what they hold.
+        parts = (self.phi.tensors, self.phi.buffers)
+        tensors, buffers = ({name: value.detach().numpy() for name, value in part.items()} for part in parts)
+        return {**self.__dict__, "_learners": {}, "phi": (tensors, buffers, dict(self.phi.choices))}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        tensors, buffers, choices = state["phi"]
+        phi = Phi(
+            {name: torch.tensor(value) for name, value in tensors.items()},
+            {name: torch.tensor(value) for name, value in buffers.items()},
+            choices,
+        )
+        self.__dict__.update(state, phi=phi)
 
     def __repr__(self) -> str:
         return one_line(self.phi, self.manifest)
 
     def __str__(self) -> str:
         return lines(self.phi, self.manifest, self.source)
+
+    def _inverted(self, invert: bool | None) -> bool:
+        return inverted(self.manifest.config) if invert is None else invert
 
     def _held(self) -> str:
         """The slots that hold something, for messages."""
@@ -475,8 +546,10 @@ class LoadedPhi:
             use = ".embedding() for the network as an ordinary module, .classifier() or .adapt to learn new classes"
         return ArtifactError(f"this phi has no learned initialization (it holds: {self._held()}); use {use}")
 
-    def _expect(self, kind: str, instead: str) -> None:
+    def _expect(self, kind: str) -> None:
         if self.spec.kind != kind:
+            use = {"classification": ".classifier() or .adapt", "regression": ".regressor() or .adapt"}
             raise ArtifactError(
-                f"this phi was learned on tasks of kind {self.spec.kind!r}, not {kind}; use {instead} or .adapt"
+                f"this phi was learned on tasks of kind {self.spec.kind!r}, not {kind}; use "
+                f"{use.get(self.spec.kind, '.learner()')}"
             )

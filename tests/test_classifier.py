@@ -2,18 +2,24 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import cross_val_score
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler
 from torch.nn import functional as F
 
+from metasearch.classifier import MetaClassifier
 from metasearch.core.errors import ArtifactError
 from metasearch.core.values import Batch, Task, TaskSpec
-from metasearch.loaded import LoadedPhi, load
+from metasearch.loaded import LoadedPhi, load, load_fitted
 from metasearch.testing.phi import LEARNER, stored_phi
 
 IMAGES = TaskSpec("classification", (1, 6, 6), 3, 3, 6)
@@ -125,11 +131,15 @@ def test_batch_norm_sees_all_queries_of_a_call(tmp_path: Path) -> None:
         (np.zeros((3, 5)), [0, 1, 2], r"expected X of shape \[n, 4\], got \[3, 5\]"),
         (np.zeros(()), [0], r"expected X of shape \[n, 4\], got \[\]"),
         (np.zeros((0, 4)), [], "at least one example in X, got none"),
+        (np.zeros((3, 0)), [0, 1, 2], r"X has 0 feature\(s\).* while a minimum of 4 is required"),
+        (np.eye(3, 4) + 1j, [0, 1, 2], "Complex data not supported"),
+        (np.eye(3, 4), None, "requires y to be passed"),
+        (np.eye(3, 4), [0.1, 0.2, 0.3], "Unknown label type: continuous"),
         (np.full((2, 4), np.nan), [0, 1], "finite numbers in X, got nan or inf"),
         (np.array([["a", "b", "c", "d"]]), [0], "expected numbers in X, got an array of dtype <U1"),
         (np.eye(4), [0, 1], r"one label for each of 4 examples, got an array of shape \[2\]"),
-        (np.eye(4), [[0], [1], [0], [1]], r"one label for each of 4 examples, got an array of shape \[4, 1\]"),
-        (np.eye(4), [1, 1, 1, 1], "at least two classes, got only"),
+        (np.eye(4), [[0, 1]] * 4, r"one label for each of 4 examples, got an array of shape \[4, 2\]"),
+        (np.eye(4), [1, 1, 1, 1], "at least two classes, got one class: 1"),
         (np.eye(2, 4), [0.0, np.nan], "a label for each example, got nan"),
     ],
 )
@@ -156,6 +166,69 @@ def test_it_is_a_scikit_learn_estimator(tmp_path: Path) -> None:
     fresh = clone(few_shot).set_params(steps=1)
     assert (fresh.steps, few_shot.steps) == (1, 20)
     assert not hasattr(fresh, "classes_")
+
+
+def test_flattened_images_go_through_pipelines_and_cross_validation(tmp_path: Path) -> None:
+    few_shot = learned(tmp_path, learner=CONV4, spec=IMAGES).classifier()
+    X, y = images(12).reshape(12, 36), np.tile(NAMES, 4)
+    pipeline = make_pipeline(MinMaxScaler((0, 1)), few_shot, memory=str(tmp_path / "memory"))
+    expected = few_shot.fit(MinMaxScaler().fit_transform(X).reshape(12, 1, 6, 6), y).predict_proba(X)
+    np.testing.assert_allclose(pipeline.fit(X, y)[-1].predict_proba(X), expected, rtol=1e-4, atol=1e-6)
+    assert cross_val_score(pipeline, X, y, cv=2).shape == (2,)
+    found = GridSearchCV(few_shot, {"steps": [0, 1]}, cv=2).fit(X, y)
+    assert found.best_params_["steps"] in (0, 1)
+    assert few_shot.n_features_in_ == 36
+
+
+def test_columns_of_a_table_keep_their_names(tmp_path: Path) -> None:
+    table = pd.DataFrame(np.eye(3, 4), columns=list("abcd"))
+    few_shot = learned(tmp_path).classifier(steps=20).fit(table, pd.Series(NAMES))
+    assert few_shot.feature_names_in_.tolist() == list("abcd")
+    assert few_shot.predict(table).tolist() == NAMES.tolist()
+    with pytest.raises(ValueError, match="feature names should match"):
+        few_shot.predict(table[list("bacd")])
+
+
+@pytest.mark.parametrize("names", [["no", "yes"], NAMES])
+def test_what_it_decides_by_is_the_logits(tmp_path: Path, names: Any) -> None:
+    X = np.eye(len(names), 4)
+    few_shot = learned(tmp_path).classifier(steps=20).fit(X, names)
+    logits = few_shot.network_(X).numpy()
+    decided = few_shot.decision_function(X)
+    if len(names) == 2:
+        assert np.array_equal(decided, logits[:, 1] - logits[:, 0])
+        assert few_shot.predict(X).tolist() == few_shot.classes_[(decided > 0).astype(int)].tolist()
+    else:
+        assert np.array_equal(decided, logits)
+        assert few_shot.predict(X).tolist() == few_shot.classes_[decided.argmax(1)].tolist()
+
+
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        (csr_array(np.eye(3, 4)), r"Sparse data was passed for X, but dense data is required; use \.toarray"),
+        (torch.eye(3, 4).to_sparse(), "Sparse data was passed for X"),
+        (np.array([[{}, 1, 2, 3]] * 3), "must be a string or a real number"),
+    ],
+)
+def test_what_holds_no_plain_numbers_is_refused(tmp_path: Path, X: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        learned(tmp_path).classifier().fit(X, NAMES)
+
+
+def test_one_example_without_an_axis_for_examples_is_refused_with_the_shape_it_needs(tmp_path: Path) -> None:
+    few_shot = learned(tmp_path).classifier().fit(np.eye(3, 4), NAMES)
+    with pytest.raises(ValueError, match=r"got \[4\].* Reshape your data to \[1, 4\] if it is one example"):
+        few_shot.predict(np.zeros(4))
+
+
+def test_copies_of_a_phi_are_the_same_to_the_caches_of_joblib(tmp_path: Path) -> None:
+    phi = learned(tmp_path)
+    copy = clone(phi.classifier()).phi
+    assert copy is not phi
+    assert joblib.hash(copy) == joblib.hash(phi)
+    assert copy.initialization().keys() == phi.initialization().keys()
+    assert all(torch.equal(value, copy.initialization()[name]) for name, value in phi.initialization().items())
 
 
 def test_a_fitted_classifier_survives_pickling(tmp_path: Path) -> None:
@@ -196,3 +269,48 @@ def test_the_kind_of_tasks_decides_between_classifier_and_regressor(tmp_path: Pa
         learned(tmp_path, spec=LINE).classifier()
     with pytest.raises(ArtifactError, match=r"kind 'classification', not regression; use \.classifier"):
         load(stored_phi(tmp_path / "other")).regressor()
+
+
+@pytest.mark.parametrize("labels", [["owl", "cat", "dog"], [3, -1, 7], [2.0, 1.0, 3.0], [True, False, True]])
+def test_a_saved_classifier_is_the_same_classifier(tmp_path: Path, labels: list[Any]) -> None:
+    few_shot = learned(tmp_path).classifier(steps=2).fit(np.eye(3, 4), labels)
+    again = load_fitted(few_shot.save(tmp_path / "few"))
+    assert isinstance(again, MetaClassifier)
+    assert again.classes_.dtype == few_shot.classes_.dtype
+    assert again.classes_.tolist() == few_shot.classes_.tolist()
+    assert np.array_equal(again.predict_proba(np.eye(4)), few_shot.predict_proba(np.eye(4)))
+    assert (again.steps, again.n_features_in_) == (2, 4)
+
+
+def test_names_of_columns_and_labels_of_a_table_are_saved(tmp_path: Path) -> None:
+    table = pd.DataFrame(np.eye(3, 4), columns=list("abcd"))
+    few_shot = learned(tmp_path).classifier().fit(table, pd.Series(NAMES))
+    again = load_fitted(few_shot.save(tmp_path / "few"))
+    assert again.predict(table).tolist() == few_shot.predict(table).tolist()
+    with pytest.raises(ValueError, match="feature names should match"):
+        again.predict(table[list("bacd")])
+
+
+def test_a_saved_regressor_is_the_same_regressor(tmp_path: Path) -> None:
+    x = np.linspace(-1, 1, 5)
+    regressor = learned(tmp_path, spec=LINE).regressor().fit(x, 2 * x)
+    assert np.array_equal(load_fitted(regressor.save(tmp_path / "line")).predict(x), regressor.predict(x))
+
+
+def test_what_cannot_be_saved_or_loaded_says_why(tmp_path: Path) -> None:
+    few_shot = learned(tmp_path).classifier()
+    with pytest.raises(NotFittedError, match="call fit"):
+        few_shot.save(tmp_path / "few")
+    few_shot.fit(np.eye(3, 4), NAMES)
+    folder = few_shot.save(tmp_path / "few")
+    assert few_shot.save(folder) == folder
+    with pytest.raises(ArtifactError, match=r"phi exists and holds no estimator\.json"):
+        few_shot.save(tmp_path / "phi")
+    with pytest.raises(ArtifactError, match="expected the folder of a fitted estimator"):
+        load_fitted(tmp_path / "phi")
+    (folder / "estimator.json").write_text("{}")
+    with pytest.raises(ArtifactError, match="is damaged, or of a later metasearch"):
+        load_fitted(folder)
+    dates = np.array(["2026-01-01", "2026-01-02", "2026-01-03"], dtype="datetime64[D]")
+    with pytest.raises(ArtifactError, match=r"labels of dtype datetime64\[D\] cannot be stored"):
+        few_shot.fit(np.eye(3, 4), dates).save(tmp_path / "dates")

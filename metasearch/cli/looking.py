@@ -84,10 +84,20 @@ def show(given: Namespace) -> int:
 
 
 def export(given: Namespace) -> int:
-    """``metasearch export PHI --to PLACE``."""
+    """``metasearch export PHI --to PLACE``, with ``--support FOLDER`` as a model to serve."""
     from metasearch.loaded import load
 
     target = Path(given.to)
+    if given.support is not None:
+        if target.suffix:
+            raise ConfigError("--to", f"{given.to!r} has an ending; with --support expected an empty or new folder")
+        phi = load(given.phi, runs=given.runs)
+        X, y = phi.labelled_images(given.support)
+        few = phi.classifier().fit(X, y)
+        written = place(few.save_model(target, input_example=X[:1]))
+        print(f"{written}\n{len(X)} pictures of {len(few.classes_)} classes learned: {', '.join(few.classes_)}")
+        print(f"serve it with mlflow models serve -m {written} --env-manager local")
+        return 0
     if target.suffix and target.suffix not in _READERS:
         raise ConfigError("--to", f"{given.to!r} ends in {target.suffix}; expected a folder, .safetensors or .pt")
     written = place(load(given.phi, runs=given.runs).save(target))

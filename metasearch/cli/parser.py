@@ -122,6 +122,11 @@ def _looking(commands: Any) -> None:
         metavar="PLACE",
         help="a folder with all of phi, or a .safetensors or .pt file with the initialization as a state dict",
     )
+    export.add_argument(
+        "--support",
+        metavar="FOLDER",
+        help="pictures, one folder a class: writes a classifier that has learned them, as an MLflow model to serve",
+    )
 
 
 def _surroundings(commands: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -95,6 +96,10 @@ class Learned(Protocol):
         device: str | torch.device = "cpu",
     ) -> AdaptedNetwork:
         """Learns one task."""
+        ...
+
+    def save(self, path: str | Path) -> Path:
+        """Writes it to a folder."""
         ...
 
 

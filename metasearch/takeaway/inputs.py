@@ -34,7 +34,8 @@ def as_examples(
         name: what to call it in messages.
 
     Raises:
-        ValueError: if the shape is another one, there are no examples, or a value is not finite.
+        ValueError: if the shape is another one, there are no examples, or a value is no finite number.
+        TypeError: for sparse matrices, and objects that are no numbers.
     """
     tensor = _tensor(x, name)
     n, rest = (tensor.shape[0] if tensor.dim() else 0), tuple(tensor.shape[1:])
@@ -43,10 +44,17 @@ def as_examples(
         accepted.add(input_shape[1:])
     if math.prod(input_shape) == 1:
         accepted.add(())
+    if 0 in rest:
+        raise ValueError(
+            f"{name} has 0 feature(s) (shape={tuple(tensor.shape)}) while a minimum of {math.prod(input_shape)} is "
+            "required."
+        )
     if tensor.dim() == 0 or rest not in accepted:
         forms = " or ".join(str(["n", *shape]).replace("'", "") for shape in sorted(accepted, key=len, reverse=True))
+        hint = f". Reshape your data to {[1, *tensor.shape]} if it is one example" * (tuple(tensor.shape) in accepted)
         raise ValueError(
-            f"expected {name} of shape {forms}, got {list(tensor.shape)}; this phi takes inputs of {list(input_shape)}"
+            f"expected {name} of shape {forms}, got {list(tensor.shape)}; this phi takes inputs of "
+            f"{list(input_shape)}{hint}"
         )
     if n == 0:
         raise ValueError(f"expected at least one example in {name}, got none")
@@ -84,9 +92,15 @@ def as_targets(given: Any, n: int, spec: TaskSpec, dtype: torch.dtype, *, unlabe
 
 
 def _tensor(x: Any, name: str) -> Tensor:
-    if isinstance(x, Tensor):
+    if isinstance(x, Tensor) and x.layout == torch.strided:
         return x.detach()
+    if isinstance(x, Tensor) or hasattr(x, "toarray"):
+        raise TypeError(f"Sparse data was passed for {name}, but dense data is required; use .toarray() or .to_dense()")
     array = np.asarray(x)
+    if array.dtype.kind == "O":
+        array = array.astype(np.float64)  # numbers in a table of mixed columns; else numpy says what is none
+    if array.dtype.kind == "c":
+        raise ValueError(f"Complex data not supported: expected real numbers in {name}")
     if array.dtype.kind not in "buif":
         raise ValueError(f"expected numbers in {name}, got an array of dtype {array.dtype}")
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))

@@ -138,9 +138,10 @@ def for_outputs(phi: Phi, learned: Learner, wanted: Learner) -> Phi:
     check_fits(phi, before)
     resized = [name for name, value in after.tensors.items() if value.shape != phi.tensors[name].shape]
     if resized and not isinstance(wanted, InnerProblem):
+        room = ", or learn with capacity: N for tasks of up to N classes" if hasattr(wanted, "room") else ""
         raise ArtifactError(
             f"another number of outputs needs new values for {', '.join(resized)}, and {type(wanted).__name__} has no "
-            "inner loop that could find them; use the number it was learned with"
+            f"inner loop that could find them; use {_number(learned)}{room}"
         )
     changed = Phi(_resized(phi.tensors, after.tensors), _resized(phi.buffers, after.buffers), phi.choices)
     check_fits(changed, after)
@@ -148,7 +149,7 @@ def for_outputs(phi: Phi, learned: Learner, wanted: Learner) -> Phi:
     if fixed:
         raise ArtifactError(
             f"another number of outputs needs new values for {', '.join(fixed)}, and the inner loop of this phi does "
-            "not change them (learner.adapt); use the number it was learned with"
+            f"not change them (learner.adapt); use {_number(learned)}"
         )
     return changed
 
@@ -184,6 +185,11 @@ def _like(name: str, value: Tensor, shape: torch.Size) -> Tensor:
     if value.dim() != len(shape) or len(axes) != 1 or not value.is_floating_point():
         return value  # the check of the result names both shapes
     return value.mean(axes[0], keepdim=True).expand(shape).clone()
+
+
+def _number(learned: Learner) -> str:
+    spec: TaskSpec | None = getattr(learned, "spec", None)
+    return "the number it was learned with" + ("" if spec is None else f", {spec.outputs}")
 
 
 def _starting_at_zero(phi: Phi, changed: Phi) -> list[str]:

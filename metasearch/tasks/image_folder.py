@@ -91,19 +91,25 @@ class ImageFolder(FewShot):
         )
 
 
-def read_picture(path: Path, size: int, color: bool) -> NDArray[np.uint8]:
-    """A picture ``[channels, size, size]``, cut to a square around the middle and resized.
+def read_picture(path: Path, size: int | tuple[int, int], color: bool) -> NDArray[np.uint8]:
+    """A picture ``[channels, height, width]``, cut to these proportions around the middle and resized.
+
+    Args:
+        path: the file.
+        size: of a square, or height and width.
+        color: three channels, or one.
 
     Raises:
         DataError: if it cannot be read.
     """
+    height, width = (size, size) if isinstance(size, int) else size
     try:
         with Image.open(path) as image:
             turned = ImageOps.exif_transpose(image).convert("RGB" if color else "L")
-            pixels = np.asarray(ImageOps.fit(turned, (size, size), Image.Resampling.LANCZOS))
+            pixels = np.asarray(ImageOps.fit(turned, (width, height), Image.Resampling.LANCZOS))
     except (UnidentifiedImageError, OSError) as error:
         raise DataError(f"cannot read {path}: {error}; remove it, or save it as PNG or JPEG") from error
-    return np.ascontiguousarray(pixels.reshape(size, size, -1).transpose(2, 0, 1))
+    return np.ascontiguousarray(pixels.reshape(height, width, -1).transpose(2, 0, 1))
 
 
 @lru_cache(maxsize=4096)

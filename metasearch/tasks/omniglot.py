@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -95,6 +95,9 @@ class Omniglot(FewShot):
         split_seed: int = 0
         validation_classes: int | None = Field(default=None, ge=0)
         data: str = "bundled"
+
+    inverted: ClassVar[bool] = True
+    """Pictures of one's own are inverted for what was learned here (dark ink on light paper becomes light)."""
 
     def __init__(self, config: Config, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
         self.config = config

@@ -26,6 +26,7 @@ def quiet_mlflow() -> None:
     """Turns off MLflow's telemetry and banners, before it is imported; a value that the user has set stays."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name in ("alembic", "mlflow.store.db.utils"):
         logger = logging.getLogger(name)
         if logger.level == logging.NOTSET:

@@ -2,10 +2,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import metasearch
 from metasearch import cli
+from metasearch.core.values import TaskSpec
 from metasearch.testing.phi import stored_phi
 from metasearch.tracking import Journal, RunDirectory
 
@@ -95,6 +97,23 @@ def test_export_to_a_folder_keeps_all_of_phi(tmp_path: Path) -> None:
     phi = metasearch.load(stored_phi(tmp_path / "phi"))
     assert cli.main(["export", "phi", "--to", "copy"]) == 0
     assert metasearch.load("copy").manifest.hash == phi.manifest.hash
+
+
+def test_export_with_pictures_writes_a_classifier_to_serve(tmp_path: Path, capsys: Captured) -> None:
+    spec = TaskSpec("classification", (1, 6, 6), 3, 3, 6)
+    phi = metasearch.load(stored_phi(tmp_path / "phi", spec=spec))
+    for index, name in enumerate(("a", "b", "c", "d")):
+        (tmp_path / "own" / name).mkdir(parents=True)
+        Image.new("L", (9, 9), 60 * index).save(tmp_path / "own" / name / "1.png")
+    assert cli.main(["export", "phi", "--to", "served", "--support", "own"]) == 0
+    shown = capsys.readouterr().out
+    assert "4 pictures of 4 classes learned: a, b, c, d" in shown
+    assert "mlflow models serve -m served --env-manager local" in shown
+    again = metasearch.load_fitted("served/artifacts/fitted")
+    few = phi.classifier().fit(*phi.labelled_images("own"))
+    assert again.predict(phi.images("own/b")).tolist() == few.predict(phi.images("own/b")).tolist()
+    assert cli.main(["export", "phi", "--to", "served.pt", "--support", "own"]) == 2
+    assert "'served.pt' has an ending; with --support" in capsys.readouterr().err
 
 
 def test_export_refuses_a_format_that_it_does_not_know(tmp_path: Path, capsys: Captured) -> None:

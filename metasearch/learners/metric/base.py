@@ -63,10 +63,11 @@ class MetricLearner(ABC):
 
     def __init__(self, config: Any, spec: TaskSpec, choices: Mapping[str, Any] | None = None) -> None:
         if spec.kind != "classification":
+            use = "policy" if spec.environment is not None else "inner_loop"
             raise UnsupportedError(
                 "learner",
                 f"{self.name} tells classes apart by examples of each and needs classification tasks, got "
-                f"{spec.kind!r}; learners of type inner_loop take any kind",
+                f"{spec.kind!r}; learners of type {use} take these",
             )
         self.config = config
         self.spec = spec

@@ -57,8 +57,9 @@ class Reader(ABC):
 
     def __init__(self, config: Any, spec: TaskSpec, choices: Mapping[str, Any] | None = None) -> None:
         if spec.kind not in ("classification", "regression"):
+            hint = "; learners of type policy take these" if spec.environment is not None else ""
             raise UnsupportedError(
-                "learner", f"{type(self).__name__} reads labelled examples; these tasks are of kind {spec.kind!r}"
+                "learner", f"{type(self).__name__} reads labelled examples; these tasks are of kind {spec.kind!r}{hint}"
             )
         self.config, self.spec = config, spec
         self.embedding = Embedding(config.embedding, config.features, spec)
