@@ -105,4 +105,3 @@ def transform(place: Place, x: Tensor, group: int | None = None, fill: float = 0
     back = np.empty_like(order)
     back[order] = np.arange(len(order))
     return done.index_select(0, torch.from_numpy(back).to(x.device))
-

@@ -17,8 +17,8 @@ __all__ = ["Augmentation"]
 class Augmentation(nn.Module):
     """Pictures after a policy.
 
-    - In a data loader: call it on one picture, a PIL image or a tensor ``[C, H, W]``; it returns the same kind. There is
-      no second picture then, so ``sample_pairing`` does nothing.
+    - In a data loader: call it on one picture, a PIL image or a tensor ``[C, H, W]``; it returns the same kind. There
+      is no second picture then, so ``sample_pairing`` does nothing.
     - In a training step: call it on a batch ``[n, C, H, W]`` on any device; each picture has draws of its own.
 
     Tensors are uint8, or floats in [0, 1], so before they are normalized. In evaluation mode (``.eval()``) nothing is

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from metasearch.augment.apply import Place, Plan, apply
-from metasearch.augment.operations import NAMES, OPERATIONS
+from metasearch.augment.operations import NAMES
 from metasearch.core.errors import ConfigError, nearest
 from metasearch.core.seeds import Draws
 
@@ -29,7 +29,7 @@ __all__ = ["FORMAT", "Policy", "default_fill", "numbers_of"]
 
 FORMAT = "metasearch-augmentation/1"
 _DRAWS = 6
-"""Numbers that each place takes for each image: which operation, whether, its level, its sign, a place of two numbers."""
+"""Numbers that each place takes for an image: which operation, whether, its level, its sign, where (two)."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Policy:
             ConfigError: as for the class; and if sub-policies differ in length.
 
         Example:
-            >>> policy = Policy.of([[("rotate", 0.7, 0.3), ("cutout", 1.0, 0.5)], [("invert", 0.1, 0), ("color", 1, 1)]])
+            >>> policy = Policy.of([[("rotate", 0.7, 0.3), ("cutout", 1, 0.5)], [("invert", 0.1, 0), ("color", 1, 1)]])
             >>> policy.operations
             ('rotate', 'invert', 'color', 'cutout')
         """
@@ -90,8 +90,7 @@ class Policy:
         if len(lengths) != 1 or not lengths[0]:
             raise ConfigError("policy", f"expected sub-policies of one length, at least 1, got lengths {lengths}")
         named = {name for one in sub_policies for name, _, _ in one}
-        numbers_of(sorted(named))
-        operations = tuple(name for name in NAMES if name in named)
+        operations = _sorted(named)
         shape = (1, len(sub_policies), lengths[0], len(operations))
         weight, probability, level = np.zeros(shape), np.zeros(shape), np.zeros(shape)
         for i, one in enumerate(sub_policies):
@@ -181,8 +180,7 @@ class Policy:
                 raise ConfigError("policy.format", f"expected {FORMAT!r}, got {given!r}")
             phases = tree["phases"]
             named = {name for phase in phases for one in phase for place in one for name in place}
-            numbers_of(sorted(named))
-            operations = tuple(name for name in NAMES if name in named) or NAMES[:1]
+            operations = _sorted(named) or NAMES[:1]
             shape = (len(phases), len(phases[0]), len(phases[0][0]), len(operations))
             arrays = np.zeros((4, *shape))
             for p, phase in enumerate(phases):
@@ -191,7 +189,8 @@ class Policy:
                         for name, entry in place.items():
                             values = [entry["weight"], entry["probability"], *entry["level"]]
                             arrays[:, p, i, k, operations.index(name)] = values
-            return cls(operations, *arrays, fill=tree.get("fill"))
+            weight, probability, low, high = arrays
+            return cls(operations, weight, probability, low, high, tree.get("fill"))
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             if isinstance(error, ConfigError):
                 raise
@@ -206,9 +205,11 @@ class Policy:
         policies = [self, *others]
         kinds = {(one.phases, one.weight.shape[2], one.fill) for one in policies}
         if len(kinds) > 1:
-            raise ConfigError("policy", f"expected equal numbers of phases and places and one fill, got {sorted(kinds)}")
+            raise ConfigError(
+                "policy", f"expected equal numbers of phases and places and one fill, got {sorted(kinds)}"
+            )
         named = {name for one in policies for name in one.operations}
-        operations = tuple(name for name in NAMES if name in named)
+        operations = _sorted(named)
 
         def joined(field: str) -> NDArray[np.float64]:
             spread = []
@@ -252,8 +253,11 @@ def numbers_of(operations: Sequence[str]) -> NDArray[np.int64]:
     return np.array([NAMES.index(name) for name in operations], dtype=np.int64)
 
 
+def _sorted(names: set[str]) -> tuple[str, ...]:
+    """Names in the order of the operations."""
+    return tuple(NAMES[number] for number in sorted(numbers_of(sorted(names)))) if names else ()
+
+
 def default_fill(fill: float | None, channels: int) -> float:
     """The fill of a policy for pictures of so many channels."""
     return (0.5 if channels > 1 else 0.0) if fill is None else fill
-
-
