@@ -28,7 +28,7 @@ from metasearch.evaluation.single import SingleCall
 from metasearch.models import build_model
 from metasearch.tasks.labelled import Labelled, source
 
-__all__ = ["Training"]
+__all__ = ["Training", "shifted"]
 
 _OWN = "evaluation.augmentation."
 
@@ -189,7 +189,7 @@ class _Run:
                 group["lr"] = config.lr * 0.5 * (1.0 + math.cos(math.pi * progress))
             rows = torch.from_numpy(order[index * config.batch : (index + 1) * config.batch]).to(x.device)
             own = seeding.derive(self.seed, "batch", number, index)
-            pictures = self._shifted(x[rows].to(self.dtype) / 255, own)
+            pictures = shifted(x[rows].to(self.dtype) / 255, own, flip=config.flip, crop=config.crop)
             pictures = self.policy(pictures, [own], progress)
             outputs, after = self._outputs(pictures, np.array([own], dtype=np.int64))
             self.optimizer.zero_grad()
@@ -241,19 +241,20 @@ class _Run:
         outputs, after = self.model(self.theta, self.buffers, given[None], seeds=seeds)
         return outputs[0], after
 
-    def _shifted(self, x: Tensor, seed: int) -> Tensor:
-        """Mirrored and shifted at random, as the settings say."""
-        config, n = self.config, len(x)
-        draws = seeding.Draws([seed], "flip and crop")
-        if config.flip:
-            mirrored = torch.from_numpy(draws.uniform(n)[0] < 0.5).to(x.device)
-            x = torch.where(mirrored[:, None, None, None], x.flip(-1), x)
-        if config.crop:
-            height, width = x.shape[-2:]
-            down, across = torch.from_numpy(draws.integers(2 * n, 2 * config.crop + 1).reshape(2, n)).to(x.device)
-            padded = F.pad(x, (config.crop,) * 4)
-            rows = down[:, None] + torch.arange(height, device=x.device)
-            columns = across[:, None] + torch.arange(width, device=x.device)
-            x = padded[torch.arange(n, device=x.device)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
-            x = x.permute(0, 3, 1, 2).contiguous()
-        return x
+
+def shifted(x: Tensor, seed: int, *, flip: bool, crop: int) -> Tensor:
+    """Pictures ``[n, C, H, W]``, each mirrored with probability a half and shifted by up to ``crop`` pixels, at random;
+    what moves in is 0.
+    """
+    n, draws = len(x), seeding.Draws([seed], "flip and crop")
+    if flip:
+        mirrored = torch.from_numpy(draws.uniform(n)[0] < 0.5).to(x.device)
+        x = torch.where(mirrored[:, None, None, None], x.flip(-1), x)
+    if crop:
+        height, width = x.shape[-2:]
+        down, across = torch.from_numpy(draws.integers(2 * n, 2 * crop + 1).reshape(2, n)).to(x.device)
+        rows = down[:, None] + torch.arange(height, device=x.device)
+        columns = across[:, None] + torch.arange(width, device=x.device)
+        images = torch.arange(n, device=x.device)[:, None, None]
+        x = F.pad(x, (crop,) * 4)[images, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+    return x
