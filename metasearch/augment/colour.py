@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 __all__ = [
     "auto_contrast",
@@ -30,8 +29,7 @@ SOFTNESS = 0.05
 
 def auto_contrast(x: Tensor) -> Tensor:
     """Stretches each channel to [0, 1]; one of a single value stays."""
-    flat = x.flatten(2)
-    low, high = flat.amin(-1)[..., None, None], flat.amax(-1)[..., None, None]
+    low, high = (extreme[..., None, None] for extreme in torch.aminmax(x.flatten(2), dim=-1))
     spread = high - low
     return torch.where(spread > 0, (x - low) / torch.where(spread > 0, spread, torch.ones_like(spread)), x)
 
@@ -107,19 +105,15 @@ def sharpness(x: Tensor, value: Tensor) -> Tensor:
     """``value`` times the distance from a smoothed image (Pillow's filter ``SMOOTH``; the border is not smoothed)."""
     if min(x.shape[-2:]) < 3:
         return x
-    total = F.avg_pool2d(x, 3, stride=1, divisor_override=1)
+    # Sums of three by three pixels as sums of sums: an average pool takes several times as long on a processor.
+    rows = x[..., :-2] + x[..., 1:-1] + x[..., 2:]
+    total = rows[..., :-2, :] + rows[..., 1:-1, :] + rows[..., 2:, :]
     middle = x[..., 1:-1, 1:-1]
-    factor = value[:, None, None, None]
-    # Inside: smooth + value (x - smooth); the border, where smooth is x, stays.
-    inside = middle + (factor - 1) * (middle - (total + 4 * middle) / 13)
-    return torch.cat(
-        [
-            x[..., :1, :],
-            torch.cat([x[..., 1:-1, :1], inside.clamp(0, 1), x[..., 1:-1, -1:]], -1),
-            x[..., -1:, :],
-        ],
-        -2,
-    )
+    # smooth + value (x - smooth), with smooth = (total + 4 x) / 13; on the border, smooth is x.
+    share = (value[:, None, None, None] - 1) / 13
+    after = x.clone()
+    after[..., 1:-1, 1:-1] = (middle + share * (9 * middle - total)).clamp(0, 1)
+    return after
 
 
 def grey(x: Tensor) -> Tensor:

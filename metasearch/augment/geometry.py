@@ -56,7 +56,7 @@ def warp(x: Tensor, maps: Tensor, fill: float) -> Tensor:
     """
     grid = F.affine_grid(maps, list(x.shape), align_corners=False)
     moved = F.grid_sample(x - fill if fill else x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return moved + fill if fill else moved
+    return moved.add_(fill) if fill else moved
 
 
 def _maps(like: Tensor, **entries: Tensor) -> Tensor:
