@@ -1,7 +1,6 @@
 """Augmentation policies: how many images a second each way of applying AutoAugment's policy for CIFAR-10 gives.
 
-The policy has 25 sub-policies of 2 operations; kornia's list of it is taken for all that take a list. Each variant draws
-all that it draws anew in every round. Variants:
+The policy has 25 sub-policies of 2 operations. Each variant draws all that it draws anew in every round. Variants:
 
     ours               metasearch, a batch at once, a sub-policy of its own for each image
     kornia_image       kornia's AutoAugment image by image, which gives each image a sub-policy of its own as well
@@ -76,7 +75,8 @@ def main() -> None:
             print(f"{peer} is not importable: left out")
         else:
             rounds |= make(bytes_)
-    clock = time.perf_counter if arguments.wall or arguments.device == "cuda" else time.process_time
+    wall = arguments.wall or arguments.device == "cuda"
+    clock = time.perf_counter if wall else time.process_time
     seconds: dict[str, list[float]] = {name: [] for name in rounds}
     for number in range(-2, arguments.rounds):  # two to warm up
         for name, one in rounds.items():
