@@ -89,9 +89,7 @@ def main() -> None:
             if number >= 0:
                 seconds[name].append(clock() - start)
     rates = {name: arguments.batch * len(values) / sum(values) for name, values in seconds.items()}
-    print(
-        f"{arguments.size} x {arguments.size}, batch {arguments.batch}, {arguments.device}, {arguments.threads} thread(s)"
-    )
+    print(f"{arguments.size} pixels, batch {arguments.batch}, {arguments.device}, {arguments.threads} thread(s)")
     for name, rate in rates.items():
         print(f"{name:18} {rate:10.0f} images/s   ours is {rates['ours'] / rate:6.2f} times that")
 
