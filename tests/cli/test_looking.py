@@ -100,7 +100,7 @@ def test_export_to_a_folder_keeps_all_of_phi(tmp_path: Path) -> None:
 def test_export_refuses_a_format_that_it_does_not_know(tmp_path: Path, capsys: Captured) -> None:
     stored_phi(tmp_path / "phi")
     assert cli.main(["export", "phi", "--to", "weights.onnx"]) == 2
-    assert "expected a folder, .safetensors or .pt" in capsys.readouterr().err
+    assert "expected a folder, .safetensors, .pt or .json" in capsys.readouterr().err
 
 
 def test_a_phi_that_is_not_there_is_an_error_of_its_own(capsys: Captured) -> None:
