@@ -112,7 +112,9 @@ class MetaClassifier(ClassifierMixin, _FewShot):  # type: ignore[misc]
             X: numpy or torch ``[n, *input_shape]``; ``[n, height, width]`` for images of one channel and ``[n,
                 features]`` also do. uint8 is scaled to [0, 1]; beyond that the examples must be prepared as in
                 training.
-            y: ``[n]`` labels of any kind that can be sorted.
+            y: ``[n]`` labels of any kind that can be sorted. If phi learns from unlabelled examples, too
+                (``phi.takes_unlabelled``), numbers are labels and -1 says that there is none, as elsewhere in
+                scikit-learn; for all others -1 is a label like any.
 
         Raises:
             ValueError: for other shapes, values that are not finite, unequal lengths or fewer than two classes.
@@ -125,10 +127,15 @@ class MetaClassifier(ClassifierMixin, _FewShot):  # type: ignore[misc]
             )
         if labels.dtype.kind == "f" and not np.isfinite(labels).all():
             raise ValueError("expected a label for each example, got nan or inf; drop these examples first")
-        self.classes_, codes = np.unique(labels, return_inverse=True)
+        known = np.ones(len(x), dtype=bool)
+        if self.phi.takes_unlabelled and labels.dtype.kind in "if":
+            known = labels != -1
+        self.classes_, codes = np.unique(labels[known], return_inverse=True)
         if len(self.classes_) < 2:
-            raise ValueError(f"expected examples of at least two classes, got only {self.classes_[0]!r}")
-        self._learn(x, torch.from_numpy(codes.astype(np.int64)))
+            raise ValueError(f"expected examples of at least two classes, got only {self.classes_.tolist()}")
+        filled = np.full(len(x), -1, dtype=np.int64)
+        filled[known] = codes
+        self._learn(x, torch.from_numpy(filled))
         return self
 
     def predict(self, X: Any) -> NDArray[Any]:

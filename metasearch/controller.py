@@ -115,12 +115,10 @@ class Controller:
             )
 
     def phi(self, choices: Mapping[str, Any] | None = None) -> Phi:
-        """Where the search stands, the parts that no searcher owns included, with given choices on top."""
+        """Where the search stands, the parts that no searcher owns included, with given choices in place of its own."""
         phi = self.searcher.phi()
         return Phi(
-            {**self._base.tensors, **phi.tensors},
-            {**self._base.buffers, **phi.buffers},
-            {**phi.choices, **(choices or {})},
+            {**self._base.tensors, **phi.tensors}, {**self._base.buffers, **phi.buffers}, dict(choices or phi.choices)
         )
 
     def checkpoint(self) -> None:

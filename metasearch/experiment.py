@@ -22,6 +22,7 @@ from metasearch.core.registry import build, import_path, registry
 from metasearch.core.space import Space, extract
 from metasearch.core.values import Phi
 from metasearch.estimators.episodes import EpisodeEstimator
+from metasearch.heldout import takes_list
 from metasearch.program import Blueprint, ExperimentProgram, TrialEvaluation
 from metasearch.schema import ExperimentFile
 from metasearch.searchers.joint import compose
@@ -89,6 +90,29 @@ class Experiment:
     def takes_gradient(self) -> bool:
         """Whether a searcher needs the gradient of L."""
         return any(_class_of(name, settings).needs_gradient for name, settings in self.file.searchers.items())
+
+    def again(self, steps: int) -> Experiment:
+        """The search of ``test.refit``: so many steps under its changes, without validation and baselines.
+
+        Schedules are as long as before, so that each step has the rate that it had.
+
+        Raises:
+            ConfigError: if the changes are none of the tasks, or cannot be made.
+        """
+        assert self.file.test is not None
+        changes = self.file.test.refit or {}
+        if other := [key for key in changes if not key.startswith("tasks.")]:
+            raise ConfigError("test.refit", f"changes tasks (tasks.train_on: [train, validation]), got {other[0]!r}")
+        fixed = {"validation": None, "budget": {"steps": steps}, "test.refit": None, "test.baselines": ()}
+        quiet = {"tracking.mlflow": False, "tracking.report": False, "paper": None}
+        tree = override(self.tree, {**changes, **fixed, **quiet})
+        tree["searchers"] = {
+            name: _plain(settings, self.file.budget.steps) for name, settings in tree["searchers"].items()
+        }
+        try:
+            return resolve(tree, Path(self.blueprint.folders[0]))
+        except ConfigError as error:
+            raise error.under("test.refit") from error
 
     def with_run(self, folder: Path) -> Experiment:
         """The same experiment, working in a run's folder."""
@@ -233,6 +257,7 @@ def _check(experiment: Experiment, program: ExperimentProgram) -> None:
             )
         if file.validation is not None:
             _check_split(program, file.validation.split, "validation")
+            takes_list(program.tasks, file.validation.split, file.validation.episodes, "validation")
     if experiment.episodes and file.learner is None:
         raise ConfigError("learner", "is required and was not given")
     if experiment.trials and not isinstance(evaluation, TrialEvaluation):
@@ -248,6 +273,7 @@ def _check(experiment: Experiment, program: ExperimentProgram) -> None:
         )
     if file.test is not None and experiment.episodes:
         _check_split(program, file.test.split, "test")
+        takes_list(program.tasks, file.test.split, file.test.episodes, "test")
         for entry in file.test.baselines:
             program.function(f"baseline:{entry if isinstance(entry, str) else next(iter(entry))}")
 
@@ -297,13 +323,26 @@ def _check_used(experiment: Experiment, program: ExperimentProgram, evaluation: 
         raise UnsupportedError("test", f"an evaluation of type {kind!r} has no test of its own; leave the block out")
     if not experiment.episodes and not experiment.trials and file.test.baselines:
         raise UnsupportedError("test.baselines", f"there are none for an evaluation of type {kind!r}; leave them out")
-    model = getattr(program.learner({}), "model", None) if experiment.episodes else None
-    if file.test.derive is not None and not getattr(model, "derives", False):
-        raise UnsupportedError("test.derive", "draws a network from a supernet, which this model is not; leave it out")
-    if file.test.retrain is not None and not experiment.trials:
+    learner = program.learner({}) if experiment.episodes else None
+    slots = getattr(learner, "slots", {})
+    if file.test.derive is not None and ("architecture" not in slots or slots["architecture"].moves_shapes):
         raise UnsupportedError(
-            "test.retrain", "trains a choice again, which an evaluation of episodes does not; leave it out"
+            "test.derive",
+            "draws an architecture from a supernet, and this learner has none; leave it out, or use architecture: "
+            "{type: mixed} or {type: chosen, weights: shared}",
         )
+    if file.test.derive is not None and not hasattr(slots["architecture"], "derived") and len(file.searchers) < 2:
+        raise UnsupportedError("test.derive", "needs a searcher of weights beside that of the architecture")
+    if file.test.retrain is not None:
+        if not experiment.episodes:
+            raise UnsupportedError("test.retrain", f"an evaluation of type {kind!r} has none; leave it out")
+        program.retrained({})
+    if file.test.refit is not None:
+        if not experiment.episodes or experiment.space or file.validation is None:
+            raise UnsupportedError(
+                "test.refit", "repeats a search by gradients for as long as validation found best; leave it out here"
+            )
+        experiment.again(1)
 
 
 def _check_split(program: ExperimentProgram, split: str, block: str) -> None:

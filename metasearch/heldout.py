@@ -12,14 +12,19 @@ import torch
 from numpy.typing import NDArray
 
 from metasearch.core import seeds as seeding
-from metasearch.core.contracts import Executor, InnerProblem
+from metasearch.core.contracts import Executor, InnerProblem, TaskDistribution
+from metasearch.core.errors import ConfigError, UnsupportedError
 from metasearch.core.values import Call, Phi
 from metasearch.estimators.value import Value
 from metasearch.evaluation.intervals import Summary, summarize
 from metasearch.execution import gather
 from metasearch.program import ExperimentProgram
 
-__all__ = ["HeldOut"]
+__all__ = ["HeldOut", "names_of", "takes_list"]
+
+
+_SHOWN_STEPS = 50
+"""Inner loops of more steps are training runs, of which no pictures are kept after each step."""
 
 
 class HeldOut:
@@ -46,7 +51,45 @@ class HeldOut:
         """The fields of a ``test`` record."""
         settings = self._file.test
         assert settings is not None
-        return self._timed("test", phi, settings.episodes, settings.shard, settings.split)
+        if settings.retrain is not None:
+            phi = self._for_retraining(phi)
+        function = "test" if settings.retrain is None else "retrain"
+        return self._timed(function, phi, settings.episodes, settings.shard, settings.split)
+
+    def compare(self, phi: Phi, candidates: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """L of candidates for the choices of a phi, on the same tasks of the validation split, with its own tensors.
+
+        Returns:
+            ``choices``, ``L`` and metrics of each, in their order.
+        """
+        settings = self._file.test
+        assert settings is not None
+        assert settings.derive is not None
+        episodes = settings.derive.episodes
+        calls = [
+            dataclasses.replace(call, proposal=index)
+            for index, choices in enumerate(candidates)
+            for call in self.calls("validation", phi.replace(choices=choices), episodes, 1, "validation")
+        ]
+        found = gather(self._executor, calls)
+        rows = [summarize(found[start : start + episodes]) for start in range(0, len(found), episodes)]
+        return [
+            {"choices": dict(choices), "L": row.L, **row.metrics} for choices, row in zip(candidates, rows, strict=True)
+        ]
+
+    def _for_retraining(self, phi: Phi) -> Phi:
+        """What the learner of ``test.retrain`` takes of a phi."""
+        fresh = self._program.retrained(phi.choices).init(0)
+        lacking = [name for name in (*fresh.tensors, *fresh.buffers) if name not in {**phi.tensors, **phi.buffers}]
+        if lacking:
+            raise UnsupportedError(
+                "test.retrain", f"needs {', '.join(lacking)}, which the search has not learned; see its slots"
+            )
+        return Phi(
+            {name: phi.tensors[name] for name in fresh.tensors},
+            {name: phi.buffers[name] for name in fresh.buffers},
+            phi.choices,
+        )
 
     def single(self, phi: Phi) -> dict[str, Any]:
         """The fields of a ``test`` record where the evaluation itself has a test (``takes_test``), in one call."""
@@ -76,8 +119,8 @@ class HeldOut:
 
         Returns:
             ``support_x``, ``support_y``, ``query_x``, ``query_y``, ``predictions`` and ``confidence``
-            (``[E, m, steps + 1]``); None for learners without inner steps and for tasks that are not image
-            classification.
+            (``[E, m, steps + 1]``); None for learners without inner steps or with many, and for tasks that are not
+            image classification.
         """
         settings, problem = self._file.test, self._program.problem
         assert settings is not None
@@ -86,6 +129,8 @@ class HeldOut:
         if spec.kind != "classification" or len(spec.input_shape) != 3 or not isinstance(learner, InnerProblem):
             return None
         count = learner.n_steps(train=False) + 1
+        if settings.retrain is not None or count > _SHOWN_STEPS:
+            return None
         seeds = self.calls("test", Phi(), episodes, episodes, settings.split)[0].seeds
         with self._program.numerics():
             task = problem.sample(settings.split, seeds)
@@ -108,7 +153,14 @@ class HeldOut:
         value = Value(Value.Config(tasks=episodes, shard=shard), self._program.problem, function)
         purpose = "validation" if function == "validation" else "test"
         seed = seeding.derive(self._seed, purpose, split)
-        return value.calls(0, self._executor.put(phi), None, seed, split)
+        calls = value.calls(0, self._executor.put(phi), None, seed, split)
+        if not takes_list(self._program.tasks, split, episodes, purpose):
+            return calls
+        numbers = tuple(range(episodes))
+        return [
+            dataclasses.replace(call, seeds=numbers[start : start + shard])
+            for call, start in zip(calls, range(0, episodes, shard), strict=True)
+        ]
 
     def _timed(self, function: str, phi: Phi, episodes: int, shard: int, split: str) -> dict[str, Any]:
         return self._summed(self.calls(function, phi, episodes, shard, split), phi)
@@ -122,6 +174,18 @@ class HeldOut:
             "seconds": time.monotonic() - start,
             "parameters": parameters,
         }
+
+
+def takes_list(tasks: TaskDistribution, split: str, episodes: int, block: str) -> bool:
+    """Whether a split is a list of tasks, of which a held-out evaluation takes the first ``episodes``, each once.
+
+    Raises:
+        ConfigError: if it has fewer.
+    """
+    count = tasks.n_tasks(split) if hasattr(tasks, "n_tasks") else None
+    if count is not None and episodes > count:
+        raise ConfigError(f"{block}.episodes", f"split {split!r} has {count} tasks, each taken once; got {episodes}")
+    return count is not None
 
 
 def names_of(baselines: Sequence[str | Mapping[str, Any]]) -> list[str]:

@@ -17,6 +17,7 @@ from metasearch.core.errors import ArtifactError
 from metasearch.core.values import Batch, Phi, TaskSpec, Tensors
 from metasearch.optim import ElementwiseSGD, StepRates
 from metasearch.takeaway.adapted import AdaptedNetwork, module_of
+from metasearch.takeaway.architecture import FoundArchitecture, found, with_learned
 from metasearch.takeaway.augmentation import policy_of
 from metasearch.takeaway.describe import lines, one_line
 from metasearch.takeaway.export import export
@@ -103,6 +104,11 @@ class LoadedPhi:
         if name is not None:
             return torch.float64 if name == "float64" else torch.float32
         return next((value.dtype for value in self.phi.tensors.values() if value.is_floating_point()), torch.float32)
+
+    @property
+    def takes_unlabelled(self) -> bool:
+        """Whether the learner learns from examples without a label, too."""
+        return bool(getattr(self.learner(), "takes_unlabelled", False))
 
     @property
     def choices(self) -> dict[str, Any]:
@@ -340,7 +346,8 @@ class LoadedPhi:
         Args:
             support_x: examples ``[n, *input_shape]`` (or what :func:`~metasearch.takeaway.inputs.as_examples` takes
                 besides).
-            support_y: classes ``[n]`` from 0, or values ``[n, outputs]``.
+            support_y: classes ``[n]`` from 0, or values ``[n, outputs]``; -1 is an example without a label, for
+                learners that :attr:`takes_unlabelled`.
             steps: inner steps; None means as many as at the search's test.
             ways: number of classes (or of values); None means that of training. See :meth:`for_ways`.
             device: where to compute.
@@ -352,7 +359,7 @@ class LoadedPhi:
         """
         spec = with_outputs(self.spec, ways)
         x = as_examples(support_x, spec.input_shape, dtype=self.dtype, device=device, name="support_x")
-        y = as_targets(support_y, len(x), spec, self.dtype).to(device)
+        y = as_targets(support_y, len(x), spec, self.dtype, unlabelled=self.takes_unlabelled).to(device)
         if steps is not None and steps < 0:
             raise ValueError(f"expected at least 0 inner steps, got {steps}")
         learner = self.learner(ways)
@@ -415,6 +422,34 @@ class LoadedPhi:
 
         rule, values = rule_of(self.manifest, self.phi, allow_user_code=self.allow_user_code)
         return LearnedOptimizer(params, rule, values, lr=lr, weight_decay=weight_decay)
+
+    def architecture(self) -> FoundArchitecture:
+        """The architecture that was found: ``.operations``, ``.build(num_classes)``, ``.describe()``, ``.draw(path)``.
+
+        Raises:
+            ArtifactError: if this phi holds none.
+        """
+        return found(self.manifest, self.phi)
+
+    def build(self, num_classes: int | None = None, *, learned: bool = False, **settings: Any) -> nn.Module:
+        """The architecture that was found as an ordinary module.
+
+        Args:
+            num_classes: outputs; None means as many as in the search.
+            learned: put the supernet's weights into it, where the search had one (for as many classes as it had);
+                else its weights are fresh, drawn from torch's generator.
+            settings: in place of those of the search, for example ``channels=(16, 32, 64), cells=5, in_channels=1``.
+
+        Raises:
+            ArtifactError: if this phi holds no architecture, or no weights that fit.
+        """
+        outputs = self.manifest.spec.get("outputs") if num_classes is None else num_classes
+        if outputs is None:
+            raise ArtifactError("the search had no data of its own; say how many classes: build(num_classes=...)")
+        if not learned:
+            return self.architecture().build(outputs, **settings)
+        running = (self.manifest.model or {}).get("norm", "running") == "running"
+        return with_learned(self.architecture().build(outputs, **{"running": running, **settings}), self.phi)
 
     def augmentation(self) -> Augmentation:
         """The learned augmentation as a transform: of single pictures in a data loader, or of batches in a training

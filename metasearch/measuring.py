@@ -200,6 +200,9 @@ class _OneSplit:
     def sample(self, split: str, seeds: NDArray[np.int64]) -> Task:
         return self._tasks.sample(split, seeds)
 
+    def n_tasks(self, split: str) -> int | None:
+        return self._tasks.n_tasks(split) if hasattr(self._tasks, "n_tasks") else None
+
 
 def _tasks(loaded: LoadedPhi, given: Any, numerics: Mapping[str, Any], device: str) -> TaskDistribution:
     """The distribution to measure on."""

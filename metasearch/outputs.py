@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ class Outputs:
 
     def __init__(self, directory: RunDirectory, experiment: Experiment) -> None:
         self._directory, self._experiment = directory, experiment
+        self._refits = experiment.file.test is not None and experiment.file.test.refit is not None
 
     def phi(self, phi: Phi, record: Record) -> None:
         """Writes the artifact of the best phi so far."""
@@ -57,6 +59,13 @@ class Outputs:
             spec={} if spec is None else _shapes(spec),
         )
         artifacts.save(self._directory.phi_path, phi, manifest)
+        if self._refits:
+            artifacts.save(self.selected_path, phi, manifest)
+
+    @property
+    def selected_path(self) -> Path:
+        """Where the phi is that the search itself selected, if another one is reported after a refit."""
+        return self._directory.path / "selected" if self._refits else self._directory.phi_path
 
     def pictures(self, pictures: Mapping[str, Any] | None) -> None:
         """Keeps adapted episodes for the report."""

@@ -19,6 +19,7 @@ import metasearch.evaluation
 import metasearch.learners
 import metasearch.models
 import metasearch.tasks  # noqa: F401  (these list the built-in parts)
+from metasearch.core.config import overlay
 from metasearch.core.contracts import Learner, TaskDistribution, Trial
 from metasearch.core.errors import ConfigError, UnsupportedError
 from metasearch.core.registry import build, registry, resolve
@@ -35,6 +36,10 @@ registry("evaluation").add("objective", "metasearch.objective:Objective")
 registry("evaluation").add("search", "metasearch.nested:NestedSearch")
 registry("evaluation").add("training", "metasearch.evaluation.training:Training")
 registry("evaluation").add("table", "metasearch.evaluation.table:Table")
+
+
+_LEARNERS = 64
+"""Learners that a worker keeps: a search over architectures has another one for each proposal."""
 
 
 @runtime_checkable
@@ -81,7 +86,7 @@ def build_program(blueprint: Blueprint) -> ExperimentProgram:
 
 class ExperimentProgram:
     """The functions of an experiment: ``train``, ``validation``, ``test``, ``prepare:<baseline>`` and
-    ``baseline:<baseline>``.
+    ``baseline:<baseline>``; with an architecture to train again, ``retrain``.
 
     Args:
         blueprint: the resolved experiment.
@@ -142,8 +147,32 @@ class ExperimentProgram:
             block = without_owners(block) if isinstance(block, Mapping) else {"type": block}
             own = {name.removeprefix("learner."): value for name, value in given.items() if name.startswith("learner.")}
             context = {"spec": spec, "choices": own}
+            while len(self._learners) >= _LEARNERS:
+                del self._learners[next(iter(self._learners))]
             self._learners[key] = build("learner", block, "learner", **context)
         return self._learners[key]
+
+    def retrained(self, choices: Mapping[str, Any], split: str = "test") -> Learner:
+        """The learner of ``test.retrain`` under given choices.
+
+        Raises:
+            UnsupportedError: if the search's learner has no architecture slot.
+        """
+        test = self.file.test
+        assert test is not None
+        assert test.retrain is not None
+        given = {**self._example, **choices}
+        block = self.blueprint.configuration(given).get("learner")
+        if not isinstance(block, Mapping) or "architecture" not in block.get("slots", {}):
+            raise UnsupportedError("test.retrain", "trains an architecture again; the learner has no such slot")
+        own = {"architecture": {"type": "chosen", "weights": "own"}, "initialization": {"type": "random"}}
+        plain = overlay(without_owners(block), {"slots": own})
+        settings = overlay(plain, test.retrain.learner)
+        chosen = {name.removeprefix("learner."): value for name, value in given.items() if name.startswith("learner.")}
+        try:
+            return build("learner", settings, "learner", spec=self.tasks.spec(split), choices=chosen)
+        except ConfigError as error:
+            raise error.under("test.retrain") from None
 
     def space(self) -> Space:
         """The choices that components, or an evaluation that brings its own, declare, by full path."""
@@ -207,6 +236,8 @@ class ExperimentProgram:
         kind, _, baseline = name.partition(":")
         if kind == "baseline":
             return self._baseline(baseline)
+        if name == "retrain":
+            return Value(Value.Config(), dataclasses.replace(self.problem, learner=self.retrained), name)
         if kind in ("validation", "test"):
             return Value(Value.Config(), self.problem, kind)
         block = dict(self.file.evaluation)

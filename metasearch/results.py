@@ -16,11 +16,13 @@ Record = dict[str, Any]
 def summarize_run(experiment: Experiment, directory: RunDirectory, records: Sequence[Record]) -> dict[str, Any]:
     """What results.json holds: the test figure and its baselines, what was selected, and what it cost.
 
-    Each metric stands beside its 95 % half-width (``accuracy``, ``accuracy_ci95``), as a share of 1.
+    Each metric stands beside its 95 % half-width (``accuracy``, ``accuracy_ci95``), as a share of 1. ``refitted`` says
+    how the phi that ``test`` is about was trained again, if it was; ``before_refit`` is then among the baselines.
     """
     file = experiment.file
     evaluations = [one for one in records if one["type"] == "evaluation"]
-    tests = {one["name"]: flat(one) for one in records if one["type"] == "test"}
+    last = {one["name"]: one for one in records if one["type"] == "test"}
+    tests = {name: flat(one) for name, one in last.items()}
     best = [one for one in records if one["type"] == "validation" and one["best"]]
     start = next(one for one in records if one["type"] == "start")
     return {
@@ -33,6 +35,7 @@ def summarize_run(experiment: Experiment, directory: RunDirectory, records: Sequ
         "baselines": tests,
         "paper": None if file.paper is None else file.paper.model_dump(),
         "selected": _selected(best, records),
+        "refitted": last.get("metasearch", {}).get("refitted"),
         "steps": len({one["step"] for one in evaluations}),
         "evaluations": len(evaluations),
         "tasks": sum(one["tasks"] for one in evaluations),

@@ -24,10 +24,12 @@ __all__ = [
     "Budget",
     "Checkpoints",
     "Compose",
+    "Derive",
     "Execution",
     "ExperimentFile",
     "Numerics",
     "Paper",
+    "Retrain",
     "Test",
     "Tracking",
     "Validation",
@@ -52,6 +54,32 @@ class Validation(Config):
     shard: PositiveInt = 25
 
 
+class Derive(Config):
+    """How one architecture is drawn from a supernet.
+
+    A mixture keeps the weightiest operation of each place. Where a searcher chose, the candidates are its likeliest
+    choices and some that it draws; the one with the lowest L on the validation split is kept.
+
+    Args:
+        sample: candidates that are drawn.
+        episodes: tasks of the validation split that each is measured on.
+    """
+
+    sample: NonNegativeInt = 20
+    episodes: PositiveInt = 1
+
+
+class Retrain(Config):
+    """How what was found is trained again for the test, on new weights.
+
+    Args:
+        learner: settings in place of those of the search (steps, batch, slots ...). An architecture has weights of its
+            own then, and starts at random, unless this says otherwise.
+    """
+
+    learner: dict[str, Any] = Field(default_factory=dict)
+
+
 class Test(Config):
     """The final figure, taken once, after the stop.
 
@@ -60,16 +88,20 @@ class Test(Config):
         baselines: names, or ``{name: settings}``, each under the same protocol.
         split: where its tasks come from.
         shard: tasks in one call.
-        derive: how a network is drawn from a supernet, for evaluations that have one.
-        retrain: how a found choice is trained again, for evaluations that can.
+        refit: changes of the tasks, for example ``{tasks.train_on: [train, validation]}``, under which phi is trained
+            once more from the start, for as many steps as validation found best; that phi is reported and tested, and
+            the one that validation selected is tested beside it (``before_refit``).
+        derive: how a network is drawn from a supernet, before the test.
+        retrain: how the architecture is trained again; each episode of the test is a training of its own.
     """
 
     episodes: PositiveInt = 600
     baselines: tuple[str | dict[str, Any], ...] = ()
     split: str = "test"
     shard: PositiveInt = 25
-    derive: dict[str, Any] | None = None
-    retrain: dict[str, Any] | None = None
+    refit: dict[str, Any] | None = None
+    derive: Derive | None = None
+    retrain: Retrain | None = None
 
 
 class Budget(Config):

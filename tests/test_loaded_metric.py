@@ -140,3 +140,19 @@ def test_pairs_are_judged_one_by_one(tmp_path: Path, energy: str) -> None:
     torch.testing.assert_close(found, expected.detach(), rtol=1e-4, atol=1e-6)
     with pytest.raises(ValueError, match="expected pairs, got 3 first and 2 second"):
         phi.similarity(first, second[:2])
+
+
+def test_minus_one_is_an_unlabelled_example_only_to_those_that_learn_from_them(tmp_path: Path) -> None:
+    refined = learned(tmp_path / "refined", refinement={"steps": 1})
+    plain = learned(tmp_path / "plain")
+    X, y, query = images(6), np.array([3, 7, 7, -1, -1, 3]), images(4, seed=1)
+    few_shot = refined.classifier().fit(X, y)
+    assert few_shot.classes_.tolist() == [3, 7]
+    support = Batch(torch.from_numpy(X)[None], torch.tensor([[0, 1, 1, -1, -1, 0]]))
+    inside = refined.learner(2).adapt(refined.phi, support, 0)(torch.from_numpy(query)[None])[0]
+    assert np.array_equal(few_shot.predict_proba(query), inside.double().softmax(-1).numpy())
+    labelled = refined.classifier().fit(X[y > 0], y[y > 0])
+    assert not np.allclose(few_shot.predict_proba(query), labelled.predict_proba(query))
+    assert plain.classifier().fit(X, y).classes_.tolist() == [-1, 3, 7]
+    with pytest.raises(ValueError, match="at least two classes"):
+        refined.classifier().fit(X[2:4], y[2:4])

@@ -183,3 +183,26 @@ def test_a_stored_phi_is_measured_in_other_ways_of_predicting(tmp_path: Path) ->
     assert both["accuracy_alone"] == together["accuracy"]  # without batch norm it makes no difference
     assert "accuracy" not in nil
     assert 0 <= nil["accuracy_nil"] <= 1
+
+
+class Listed(Sinusoid):
+    """Test tasks are a list of seven."""
+
+    def __init__(self) -> None:
+        super().__init__(Sinusoid.Config(shots=5, queries=5))
+        self.seen: list[int] = []
+
+    def n_tasks(self, split: str) -> int | None:
+        return 7 if split == "test" else None
+
+    def sample(self, split: str, seeds: NDArray[np.int64]) -> Any:
+        self.seen += seeds.tolist()
+        return super().sample(split, seeds)
+
+
+def test_each_task_of_a_list_is_measured_once(sine: Path) -> None:
+    tasks = Listed()
+    assert ms.evaluate(sine, tasks=tasks, episodes=7, shard=3)["episodes"] == 7
+    assert tasks.seen == list(range(7))
+    with pytest.raises(ConfigError, match=r"test\.episodes: split 'test' has 7 tasks, each taken once; got 600"):
+        ms.evaluate(sine, tasks=tasks)

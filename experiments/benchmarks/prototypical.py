@@ -43,8 +43,10 @@ from metasearch.core.registry import build
 from metasearch.core.values import Call
 from metasearch.estimators.backprop import Backprop
 from metasearch.estimators.episodes import Problem
+from metasearch.execution.memory import keep_freed_memory
 from metasearch.tasks.base import FewShot
 
+OURS = ("eager", "compiled")
 PEERS = ("learn2learn", "easyfsl")
 TEMPERATURE = 0.1
 Step = Callable[[], float]
@@ -96,6 +98,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--wall", action="store_true", help="wall time in place of CPU time")
+    parser.add_argument("--keep-memory", action="store_true", help="give the peers our workers' setting of malloc, too")
     parser.add_argument(
         "--variants", default="loop,eager,compiled,easyfsl,learn2learn", help="the last is the baseline"
     )
@@ -133,6 +136,8 @@ def serve(arguments: argparse.Namespace) -> None:
     """A worker: for each line on stdin, one timed step."""
     clock = time.perf_counter if arguments.wall else time.process_time
     torch.set_num_threads(arguments.threads)
+    if arguments.keep_memory or arguments.variant in OURS:
+        keep_freed_memory()  # as every worker of a search does
     begin = time.perf_counter()
     step = VARIANTS[arguments.variant](arguments)
     norm = step()

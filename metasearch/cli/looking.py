@@ -15,7 +15,7 @@ from rich.text import Text
 from metasearch.core.errors import ConfigError
 from metasearch.display.figures import duration, figure, place
 
-__all__ = ["compare", "export", "report", "runs"]
+__all__ = ["compare", "export", "report", "runs", "show"]
 
 _SEARCH_COLUMNS = ("run", "status", "steps", "evaluations", "best by validation", "started", "time")
 
@@ -61,6 +61,25 @@ def report(given: Namespace) -> int:
     from metasearch.tracking.rundir import RunDirectory
 
     print(place(write_report(RunDirectory.open(given.run, given.runs).path)))
+    return 0
+
+
+def show(given: Namespace) -> int:
+    """``metasearch show PHI [--draw FILE]``."""
+    from metasearch.core.errors import ArtifactError
+    from metasearch.loaded import load
+
+    learned = load(given.phi, runs=given.runs)
+    print(learned)
+    try:
+        architecture = learned.architecture()
+    except ArtifactError:
+        if given.draw:
+            raise
+        return 0
+    print(architecture.describe(learned.manifest.spec.get("outputs", 10)))
+    if given.draw:
+        print(place(architecture.draw(given.draw)))
     return 0
 
 

@@ -107,6 +107,10 @@ def _looking(commands: Any) -> None:
     compare.add_argument("run", nargs="+", metavar="RUN")
     compare.add_argument("--format", choices=("text", "markdown", "html"), default="text", help="default: text")
 
+    show = _command(commands, "show", "looking:show", "what a phi holds, and the architecture it found", runs=True)
+    show.add_argument("phi", metavar="PHI")
+    show.add_argument("--draw", metavar="FILE", help="draw the architecture into a .png, .svg or .pdf file")
+
     report = _command(commands, "report", "looking:report", "write a run's HTML report again", runs=True)
     report.add_argument("run", metavar="RUN")
 

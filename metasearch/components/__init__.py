@@ -10,6 +10,10 @@ from metasearch.core.registry import registry
 __all__ = ["SLOTS", "Component", "Context"]
 
 _BUILT_IN = {
+    "slot.architecture": {
+        "chosen": "metasearch.components.architecture:ChosenArchitecture",
+        "mixed": "metasearch.components.architecture:MixedArchitecture",
+    },
     "slot.initialization": {
         "tensors": "metasearch.components.initialization:LearnedInitialization",
         "random": "metasearch.components.initialization:RandomInitialization",
@@ -35,6 +39,7 @@ _BUILT_IN = {
     "slot.norms": {"per_step": "metasearch.components.norms:PerStepNorms"},
     "slot.learning_rates": {
         "fixed": "metasearch.components.learning_rates:FixedRate",
+        "scheduled": "metasearch.components.learning_rates:ScheduledRate",
         "shared": "metasearch.components.learning_rates:SharedRate",
         "per_layer": "metasearch.components.learning_rates:PerLayerRates",
         "per_tensor": "metasearch.components.learning_rates:PerTensorRates",

@@ -76,6 +76,11 @@ class Component:
         self.context = context
 
     @property
+    def moves_shapes(self) -> bool:
+        """Whether its choices decide which parameters the network has."""
+        return False
+
+    @property
     def constant_gradients(self) -> bool:
         """Whether it takes the inner gradients as constants, so that no second derivatives are needed."""
         return False

@@ -74,7 +74,7 @@ class LearnedInitialization(Component):
             if name not in self._made
         }
         # An expanded view: the backward pass of `expand` sums the tasks' gradients, and nothing is copied.
-        found = {name: value.expand(len(task), *value.shape) for name, value in start.items()}
+        found = {**theta, **{name: value.expand(len(task), *value.shape) for name, value in start.items()}}
         return {**found, **self._class_means(start, task)} if self._made else found
 
     def _class_means(self, start: Tensors, task: Task) -> Tensors:
@@ -112,6 +112,5 @@ class RandomInitialization(Component):
             self.context.model.init(seeds.derive(int(one), "initialization", seed))[0] for one in np.asarray(task.seeds)
         ]
         like = task.support.x
-        return {
-            name: torch.stack([one[name] for one in drawn]).to(like.device, like.dtype) for name in self.context.shapes
-        }
+        stacked = {name: torch.stack([one[name] for one in drawn]) for name in self.context.shapes}
+        return {**theta, **{name: value.to(like.device, like.dtype) for name, value in stacked.items()}}

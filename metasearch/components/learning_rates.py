@@ -11,16 +11,25 @@ from abc import abstractmethod
 from typing import Annotated, Any
 
 import torch
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt
 from torch import Tensor
 
-from metasearch.components.base import Component
+from metasearch.components.base import Component, Context
 from metasearch.core import seeds as seeding
 from metasearch.core.config import Config as BaseConfig
 from metasearch.core.errors import ConfigError
 from metasearch.core.values import Tensors
+from metasearch.optim import schedule
 
-__all__ = ["FixedRate", "LearnedRates", "PerLayerRates", "PerParameterRates", "PerTensorRates", "SharedRate"]
+__all__ = [
+    "FixedRate",
+    "LearnedRates",
+    "PerLayerRates",
+    "PerParameterRates",
+    "PerTensorRates",
+    "ScheduledRate",
+    "SharedRate",
+]
 
 
 class FixedRate(Component):
@@ -40,6 +49,33 @@ class FixedRate(Component):
     def rates(self, values: Tensors, rates: Tensors, step: int) -> Tensors:
         now = self.config.value if step == 0 or self.config.later is None else self.config.later
         rate = torch.tensor(now, dtype=torch.float64)  # 0-dim: takes the dtype of what it multiplies
+        return dict.fromkeys(self.context.adapted, rate)
+
+
+class ScheduledRate(Component):
+    """One rate for all parameters, which follows a curve over the inner steps of training (a cosine, for example).
+
+    Raises:
+        ConfigError: if there is no such curve.
+    """
+
+    class Config(BaseConfig):
+        """Settings.
+
+        Args:
+            schedule: the curve (see :func:`metasearch.optim.schedule`): ``{type: warmup_cosine, peak: 0.01, ...}``.
+            steps: over how many inner steps it is laid, after which its last rate stays; None means those of training.
+        """
+
+        schedule: dict[str, Any]
+        steps: PositiveInt | None = None
+
+    def __init__(self, config: Any, context: Context) -> None:
+        super().__init__(config, context)
+        self._rates = schedule(config.schedule).rates(config.steps or context.steps)
+
+    def rates(self, values: Tensors, rates: Tensors, step: int) -> Tensors:
+        rate = torch.tensor(self._rates[min(step, len(self._rates) - 1)], dtype=torch.float64)
         return dict.fromkeys(self.context.adapted, rate)
 
 

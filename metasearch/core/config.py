@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from metasearch.core.errors import ConfigError, nearest
 
-__all__ = ["Config", "validate"]
+__all__ = ["Config", "overlay", "validate"]
 
 
 class Config(BaseModel):
@@ -42,6 +42,18 @@ def validate(model: type[C], values: Mapping[str, Any], path: str = "") -> C:
         if first["type"] == "missing":
             raise ConfigError(where, "is required and was not given") from None
         raise ConfigError(where, f"{first['msg'].removeprefix('Value error, ')} (got {first['input']!r})") from None
+
+
+def overlay(base: Any, over: Any) -> Any:
+    """Two trees, the second on top.
+
+    Mappings merge key by key unless they name different types; anything else replaces.
+    """
+    if not isinstance(base, Mapping) or not isinstance(over, Mapping):
+        return over
+    if "type" in over and "type" in base and over["type"] != base["type"]:
+        return dict(over)
+    return {**base, **{key: overlay(base[key], value) if key in base else value for key, value in over.items()}}
 
 
 def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

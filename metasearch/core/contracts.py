@@ -49,7 +49,11 @@ __all__ = [
 
 
 class TaskDistribution(Protocol):
-    """p(T). Built once a worker; its data live on the worker's device."""
+    """p(T). Built once a worker; its data live on the worker's device.
+
+    A distribution with a split that is a list of tasks may have ``n_tasks(split) -> int | None``: seeds 0, 1 ... are
+    then these tasks, and held-out evaluations take each once.
+    """
 
     def spec(self, split: str) -> TaskSpec:
         """Shapes of a split's tasks.

@@ -90,7 +90,8 @@ class Task:
         support: what F_phi trains on.
         query: what L(phi) is measured on; shares no example with ``support``.
         seeds: ``[T]`` int64, the seeds these tasks were sampled from: the same seed gives the same task, anywhere.
-        info: further arrays ``[T, ...]`` that describe the tasks (class numbers, amplitudes ...), for reports.
+        info: further arrays ``[T, ...]``: what describes the tasks (class numbers, amplitudes ...), for reports; and
+            ``unlabelled`` ``[T, u, *input_shape]``, examples without a label, for learners that use them.
     """
 
     support: Batch

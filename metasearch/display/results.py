@@ -181,7 +181,12 @@ def _selected(console: Console, results: Mapping[str, Any]) -> None:
             for name, value in selected.items()
             if name != "step" and isinstance(value, float)
         )
-        _say(console, f"  phi is that of step {selected['step']:,}, the best by validation ({figures})")
+        chosen = f"that of step {selected['step']:,}, the best by validation ({figures})"
+        again = results.get("refitted")
+        if again is not None:
+            changes = ", ".join(f"{key} = {value}" for key, value in again["changes"].items())
+            _say(console, f"  phi was trained again from the start for {again['steps']:,} steps, with {changes}")
+        _say(console, f"  {'phi' if again is None else 'before_refit'} is {chosen}")
         return
     _say(
         console, f"  the best of its evaluations is number {selected['evaluation']}, L {figure('L', selected['L'])}, at"

@@ -8,6 +8,7 @@ for _name, _path in {
     "value": "metasearch.estimators.value:Value",
     "backprop": "metasearch.estimators.backprop:Backprop",
     "first_order": "metasearch.estimators.backprop:FirstOrder",
+    "bilevel": "metasearch.estimators.bilevel:Bilevel",
     "implicit": "metasearch.estimators.implicit:Implicit",
     "reptile": "metasearch.estimators.reptile:Reptile",
     "truncated": "metasearch.estimators.truncated:Truncated",

@@ -13,6 +13,7 @@ import torch
 
 from metasearch.core.values import Call, Failure, Measurement
 from metasearch.execution.failures import attempt
+from metasearch.execution.memory import keep_freed_memory
 from metasearch.execution.packing import pack, unpack
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ __all__ = ["Worker", "load_program"]
 
 
 def load_program(setup: bytes, threads: int) -> Program:
-    """Builds a program in this process, whose numerical libraries get ``threads`` threads."""
+    """Builds a program in this process, a worker's own, whose numerical libraries get ``threads`` threads."""
+    keep_freed_memory()
     torch.set_num_threads(threads)
     program: Program = cloudpickle.loads(setup)()
     return program

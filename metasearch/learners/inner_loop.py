@@ -24,7 +24,7 @@ from metasearch.components import SLOTS, Component, Context
 from metasearch.core import seeds as seeding
 from metasearch.core.config import Config as BaseConfig
 from metasearch.core.contracts import Model
-from metasearch.core.errors import ConfigError
+from metasearch.core.errors import ConfigError, UnsupportedError
 from metasearch.core.registry import build
 from metasearch.core.space import Dimension, Space
 from metasearch.core.values import Batch, Losses, Phi, Task, TaskSpec, Tensors
@@ -130,22 +130,24 @@ class InnerLoop:
         self.config = config
         self.spec = spec
         self.model: Model = self.build_network()
-        parameters, _ = self.model.init(0)
-        shapes = {name: tuple(value.shape) for name, value in parameters.items()}
-        self.adapted = _matching(config.adapt, shapes)
         self.slots: dict[str, Component] = {}
+        self._measure(config)
         for slot, settings in _ordered({**DEFAULT_SLOTS, **config.slots}).items():
             prefix = f"slots.{slot}."
             own = {
                 name.removeprefix(prefix): value for name, value in (choices or {}).items() if name.startswith(prefix)
             }
-            context = Context(self.model, spec, shapes, self.adapted, own, max(config.steps.train, 1))
+            context = Context(self.model, spec, self._shapes, self.adapted, own, max(config.steps.train, 1))
             self.slots[slot] = build(f"slot.{slot}", settings, f"slots.{slot}", context=context)
-        for component in self.slots.values():
-            self.model = component.network(self.model)
+            if slot == "architecture":  # everything else is built for the network that it makes
+                self.model = self.slots[slot].network(self.model)
+                self._measure(config)
+        for slot, component in self.slots.items():
+            self.model = self.model if slot == "architecture" else component.network(self.model)
+        self._check_shapes()
         self._constant = any(component.constant_gradients for component in self.slots.values())
         if config.predict == "nil" and (
-            spec.kind != "classification" or not hasattr(self.model, "represent") or "head.bias" not in shapes
+            spec.kind != "classification" or not hasattr(self.model, "represent") or "head.bias" not in self._shapes
         ):
             raise ConfigError(
                 "predict", "nil needs classification, and a network that gives the features below its head: conv4, mlp"
@@ -158,6 +160,24 @@ class InnerLoop:
             raise ConfigError(
                 "objective", f"needs one weight a training step: {config.steps.train}, got {len(weights)}"
             )
+
+    def _measure(self, config: Any) -> None:
+        """Notes the shapes of the network's parameters, its fresh buffers, and what the inner loop changes."""
+        parameters, self._buffers = self.model.init(0)
+        self._shapes = {name: tuple(value.shape) for name, value in parameters.items()}
+        self.adapted = _matching(config.adapt, self._shapes)
+
+    def _check_shapes(self) -> None:
+        """Refuses to learn values for parameters that other choices do not have."""
+        if not any(component.moves_shapes and component.space() for component in self.slots.values()):
+            return
+        for slot, component in self.slots.items():
+            if set(component.init(0)[0]) & set(self._shapes):
+                raise UnsupportedError(
+                    f"slots.{slot}",
+                    "learns values for parameters that depend on the architecture; use initialization: {type: random}, "
+                    "or one supernet for all architectures: architecture: {type: chosen, weights: shared}",
+                )
 
     def build_network(self) -> Model:
         """The network that is trained.
@@ -234,9 +254,12 @@ class InnerLoop:
         for slot, component in self.slots.items():
             if state := component.begin_update(phi.part(slot), theta):
                 rule[slot] = state
-        buffers = {
-            name: value.expand(len(task), *value.shape) for name, value in phi.buffers_of("initialization").items()
+        like, learned = task.support.x, phi.buffers_of("initialization")
+        fresh = {  # buffers that are no part of phi start anew in each task
+            name: value.to(like.device, like.dtype if value.is_floating_point() else None)
+            for name, value in self._buffers.items()
         }
+        buffers = {name: learned.get(name, value).expand(len(task), *value.shape) for name, value in fresh.items()}
         state = {"theta": theta, "buffers": buffers, "rule": rule, "step": 0, "train": train}
         return {**state, "start": theta} if self._penalized else state
 
@@ -313,7 +336,11 @@ class InnerLoop:
                 for mode, one in measured.items()
                 for name, value in metrics_for(self.spec, one, task.query.y).items()
             }
-            updates = {f"initialization.{name}": value.to(torch.float64).mean(0) for name, value in after.items()}
+            updates = {
+                f"initialization.{name}": value.to(torch.float64).mean(0)
+                for name, value in after.items()
+                if f"initialization.{name}" in phi.buffers
+            }
         return Losses(loss, loss, metrics, updates)
 
     def evaluate(self, phi: Phi, task: Task, seed: int, *, train: bool = True, create_graph: bool = True) -> Losses:

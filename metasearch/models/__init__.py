@@ -17,6 +17,8 @@ for _name, _part in {
     "conv4": "metasearch.models.conv4:Conv4",
     "mlp": "metasearch.models.mlp:MLP",
     "module": "metasearch.models.module:ModuleModel",
+    "cells": "metasearch.models.architectures.model:CellModel",
+    "macro": "metasearch.models.architectures.model:MacroModel",
 }.items():
     registry("model").add(_name, _part)
 

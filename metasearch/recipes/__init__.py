@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from metasearch.core.config import overlay
 from metasearch.core.errors import ConfigError, nearest
 
 __all__ = ["expand", "names"]
@@ -40,15 +41,3 @@ def expand(tree: Mapping[str, Any]) -> dict[str, Any]:
     recipe.pop("about", None)
     own = {key: value for key, value in learner.items() if key != "recipe"}
     return overlay(recipe, {**tree, "learner": own})
-
-
-def overlay(base: Any, over: Any) -> Any:
-    """Two trees, the second on top.
-
-    Mappings merge key by key unless they name different types; anything else replaces.
-    """
-    if not isinstance(base, Mapping) or not isinstance(over, Mapping):
-        return over
-    if "type" in over and "type" in base and over["type"] != base["type"]:
-        return dict(over)
-    return {**base, **{key: overlay(base[key], value) if key in base else value for key, value in over.items()}}

@@ -106,11 +106,28 @@ class Joint:
     def phi(self) -> Phi:
         tensors: Tensors = {}
         buffers: Tensors = {}
+        choices: dict[str, Any] = {}
         for searcher in self.searchers.values():
             part = searcher.phi()
             tensors |= part.tensors
             buffers |= part.buffers
-        return Phi(tensors, buffers)
+            if hasattr(searcher, "likeliest"):
+                choices |= searcher.likeliest()
+        return Phi(tensors, buffers, choices)
+
+    def candidates(self, n: int, seed: int) -> list[dict[str, Any]]:
+        """Choices to select from when the search is over: the likeliest, where all searchers of choices have some, and
+        ``n`` that they draw.
+        """
+        choosing = {name: one for name, one in self.searchers.items() if not one.needs_gradient}
+        points: list[dict[str, Any]] = []
+        if choosing and all(hasattr(searcher, "likeliest") for searcher in choosing.values()):
+            points.append(dict(self.phi().choices))
+        drawn: list[dict[str, Any]] = [{} for _ in range(n if choosing else 0)]
+        for name, searcher in choosing.items():
+            for point, choices in zip(drawn, getattr(searcher, "drawn")(n, derive(seed, name)), strict=False):  # noqa: B009
+                point.update(choices)
+        return points + drawn
 
     def state_dict(self) -> dict[str, Any]:
         return {name: searcher.state_dict() for name, searcher in self.searchers.items()}

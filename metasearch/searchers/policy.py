@@ -150,6 +150,17 @@ class Policy(ChoiceSearcher[float]):
             return reward
         return self._worst if self.config.floor is None else floor
 
+    def likeliest(self) -> Choices:
+        """The choices on the way that takes the likeliest value of each dimension."""
+        return self._policy.run(lambda name, values, logs: int(logs.argmax()))[0]
+
+    def drawn(self, n: int, seed: int) -> list[Choices]:
+        """Points drawn from the policy as it is, which are no proposals."""
+        names = list(self._space)
+        own = [derive(seed, "drawn", index, name) for index in range(n) for name in names]
+        with torch.no_grad():
+            return list(self._policy.sample(Draws(own).uniform(1).reshape(n, len(names)))[0])
+
     def probabilities(self) -> dict[str, dict[Scalar, float]]:
         """What the policy would now choose, by dimension and value, on the way that takes its likeliest values."""
         seen: dict[str, dict[Scalar, float]] = {}

@@ -39,5 +39,9 @@ class Random(ChoiceSearcher[None]):
     def propose(self, n: int, first: int) -> list[tuple[Choices, None]]:
         return [(self._space.sample(derive(self._seed, "random", first + i)), None) for i in range(n)]
 
+    def drawn(self, n: int, seed: int) -> list[Choices]:
+        """Points of the space that are no proposals."""
+        return [self._space.sample(derive(seed, "drawn", index)) for index in range(n)]
+
     def learn(self, told: Sequence[tuple[Evaluation, None]]) -> None:
         """Nothing."""

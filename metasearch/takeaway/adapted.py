@@ -80,6 +80,11 @@ class Learned(Protocol):
         """Precision in which it computes."""
         ...
 
+    @property
+    def takes_unlabelled(self) -> bool:
+        """Whether -1 is no class but an example without a label."""
+        ...
+
     def adapt(
         self,
         support_x: Any,

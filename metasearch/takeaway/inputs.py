@@ -58,8 +58,10 @@ def as_examples(
     return scaled.reshape(n, *input_shape)
 
 
-def as_targets(given: Any, n: int, spec: TaskSpec, dtype: torch.dtype) -> Tensor:
+def as_targets(given: Any, n: int, spec: TaskSpec, dtype: torch.dtype, *, unlabelled: bool = False) -> Tensor:
     """Targets of one task: class indexes ``[n]`` (int64), or values ``[n, outputs]``.
+
+    With ``unlabelled``, -1 stands for a class that is not known.
 
     Raises:
         ValueError: for other shapes, classes that the task does not have, or values that are not finite.
@@ -73,7 +75,7 @@ def as_targets(given: Any, n: int, spec: TaskSpec, dtype: torch.dtype) -> Tensor
         return y
     if y.shape != (n,) or y.is_floating_point():
         raise ValueError(f"expected {n} whole numbers as classes, got {y.dtype} of shape {list(y.shape)}")
-    if not bool(((y >= 0) & (y < spec.outputs)).all()):
+    if not bool(((y >= (-1 if unlabelled else 0)) & (y < spec.outputs)).all()):
         raise ValueError(
             f"expected classes from 0 to {spec.outputs - 1}, got {int(y.min())} to {int(y.max())}; ways= sets their "
             "number"

@@ -15,6 +15,7 @@ from metasearch.core.contracts import TaskDistribution
 from metasearch.core.errors import ConfigError, DataError
 from metasearch.core.seeds import Draws
 from metasearch.core.values import Batch, Task, TaskSpec
+from metasearch.tasks.distortions import Distortions, distort, split_distortions
 from metasearch.tasks.sampling import below, distinct
 from metasearch.tasks.settings import at_split, check_split, per_split, pool_seeds
 
@@ -87,17 +88,27 @@ class FewShot:
     The position of a class in the task is its label, so labels mean nothing beyond their task. Support and query share
     no example. Both are class-major: all examples of label 0, then those of label 1, and so on.
 
+    A task may also bring ``unlabelled`` examples, as many of each of its classes and of ``distractors`` further ones:
+    ``info["unlabelled"]``. Learners that have no use for them are not disturbed.
+
     Args:
         images_by_class: for each split ``[classes, examples, ...]``, or a sequence of ``[examples, ...]``. uint8 is
             read as 256 levels and scaled to [0, 1]; other dtypes are taken as they are.
         ways, shots, queries: a number, or one for each split; ``shots`` and ``queries`` count examples of one class.
+        unlabelled: further examples of each class, without their label.
+        distractors: further classes of a task, of which there are only unlabelled examples.
         pool: number of different training tasks; None for no limit. Seed s is then task ``s mod pool``.
         groups: for each split ``[classes]``; classes of a task then come from one group.
         names: for each split the names of its classes, for reports.
+        same_examples: whether a task shows the same example numbers of each class (where a number stands for a person,
+            then its support set is by some people and its queries are by others); all classes need as many examples.
+        distortions: for each split that has any, what happens to its pictures
+            (:class:`~metasearch.tasks.distortions.Distortions`, or its settings), support and query alike.
         device, dtype: of the tasks' arrays.
 
     Raises:
-        ConfigError: if a split has too few classes or a class too few examples.
+        ConfigError: if a split has too few classes or a class too few examples, or examples that shall be distorted
+            are no pictures.
         DataError: if the arrays of a split do not fit together.
 
     Example:
@@ -114,9 +125,13 @@ class FewShot:
         ways: int | Mapping[str, int] = 5,
         shots: int | Mapping[str, int] = 1,
         queries: int | Mapping[str, int] = 15,
+        unlabelled: int | Mapping[str, int] = 0,
+        distractors: int | Mapping[str, int] = 0,
         pool: int | None = None,
         groups: Mapping[str, ArrayLike] | None = None,
         names: Mapping[str, Sequence[str]] | None = None,
+        same_examples: bool = False,
+        distortions: Mapping[str, Any] | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -126,8 +141,12 @@ class FewShot:
             _counts("shots", shots),
             _counts("queries", queries),
         )
+        self._unlabelled = _counts("unlabelled", unlabelled, 0)
+        self._distractors = _counts("distractors", distractors, 0)
         self._names = dict(names or {})
+        self._distortions = _distortions(distortions or {})
         self._limit = pool
+        self._same_examples = same_examples
         self._dtype = dtype
         self._device = torch.device(device)
         self._pools = {
@@ -136,6 +155,13 @@ class FewShot:
         }
         for split, classes in self._pools.items():
             self._check(split, classes)
+        for split in self._distortions:
+            check_split(split, self._pools)
+            if self._pools[split].stored.ndim != 4:
+                shape = list(self._pools[split].stored.shape[1:])
+                raise ConfigError(
+                    f"distortions.{split}", f"needs pictures [channels, height, width], got examples of shape {shape}"
+                )
         self._labels: dict[tuple[int, int], Tensor] = {}
 
     def spec(self, split: str) -> TaskSpec:
@@ -152,7 +178,8 @@ class FewShot:
         """One task a seed.
 
         ``info`` holds, on the CPU, ``classes`` ``[T, ways]`` (indexes into :meth:`class_names`) and ``examples``
-        ``[T, ways, shots + queries]`` (which examples of each class; support first).
+        ``[T, ways, shots + queries]`` (which examples of each class; support first). Where there are such, also, on
+        the tasks' device, ``unlabelled`` ``[T, (ways + distractors) * unlabelled, ...]``, those of distractors last.
 
         Raises:
             ConfigError: if there is no such split.
@@ -160,17 +187,35 @@ class FewShot:
         pool = self._pool(split)
         ways, shots, queries = self._sizes(split)
         seeds = np.asarray(seeds, dtype=np.int64).reshape(-1)
-        classes, picks = pool.draw(pool_seeds(seeds, self._limit, split), ways, shots + queries)
+        unlabelled, distractors = at_split(self._unlabelled, split), at_split(self._distractors, split)
+        keys = pool_seeds(seeds, self._limit, split)
+        drawn, picks = self.draw(split, keys, ways + distractors, shots + queries + unlabelled)
+        classes, known = drawn[:, :ways], picks[:, :ways, : shots + queries]
+        parts = [
+            pool.gather(classes, known[:, :, :shots]),
+            pool.gather(classes, known[:, :, shots:]),
+            pool.gather(drawn, picks[:, :, shots + queries :]),
+        ]
+        support, query, more = self._distorted(split, keys, [self.decode(part) for part in parts])
         return Task(
-            support=self._batch(pool, classes, picks[:, :, :shots]),
-            query=self._batch(pool, classes, picks[:, :, shots:]),
+            support=Batch(support, self._classes(ways, shots, len(seeds))),
+            query=Batch(query, self._classes(ways, queries, len(seeds))),
             seeds=seeds,
-            info={"classes": torch.from_numpy(classes), "examples": torch.from_numpy(picks)},
+            info={"classes": torch.from_numpy(classes), "examples": torch.from_numpy(known)}
+            | ({"unlabelled": more} if unlabelled else {}),
         )
 
+    def draw(
+        self, split: str, keys: NDArray[np.int64], ways: int, examples: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Classes ``[T, ways]`` of each task, and different examples ``[T, ways, examples]`` of them."""
+        classes, picks = self._pool(split).draw(keys, ways, examples)
+        return classes, np.repeat(picks[:, :1], ways, axis=1) if self._same_examples else picks
+
     def examples(self, split: str) -> tuple[Tensor, Tensor]:
-        """All examples of a split as plain supervised data: ``[N, ...]`` as they are stored (see :meth:`decode`), and
-        their classes ``[N]`` below :meth:`n_classes`. The tensor is the distribution's own: not to be changed in place.
+        """All examples of a split as plain supervised data: ``[N, ...]`` as they are stored (never distorted; see
+        :meth:`decode`), and their classes ``[N]`` below :meth:`n_classes`. The tensor is the distribution's own: not to
+        be changed in place.
         """
         pool = self._pool(split)
         classes = torch.from_numpy(np.repeat(np.arange(len(pool)), pool.counts))
@@ -191,11 +236,19 @@ class FewShot:
         """Names of a split's classes; their numbers where none were given."""
         return list(self._names.get(split) or map(str, range(self.n_classes(split))))
 
-    def _batch(self, pool: ClassPool, classes: NDArray[np.int64], picks: NDArray[np.int64]) -> Batch:
-        tasks, ways, n = picks.shape
+    def _classes(self, ways: int, n: int, tasks: int) -> Tensor:
+        """Labels ``[T, ways * n]``, class by class."""
         if (ways, n) not in self._labels:
             self._labels[ways, n] = torch.arange(ways, device=self._device).repeat_interleave(n)
-        return Batch(self.decode(pool.gather(classes, picks)), self._labels[ways, n].repeat(tasks, 1))
+        return self._labels[ways, n].repeat(tasks, 1)
+
+    def _distorted(self, split: str, keys: NDArray[np.int64], parts: list[Tensor]) -> list[Tensor]:
+        settings = self._distortions.get(split)
+        if settings is None:
+            return parts
+        ends = np.cumsum([part.shape[1] for part in parts])
+        values = np.split(settings.draw(keys, int(ends[-1])), ends[:-1], axis=1)
+        return [distort(part, settings, drawn) for part, drawn in zip(parts, values, strict=True)]
 
     def _sizes(self, split: str) -> tuple[int, int, int]:
         return at_split(self._ways, split), at_split(self._shots, split), at_split(self._queries, split)
@@ -207,17 +260,25 @@ class FewShot:
     def _check(self, split: str, pool: ClassPool) -> None:
         """Refuses tasks that a split cannot give."""
         ways, shots, queries = self._sizes(split)
-        if ways > pool.most_ways:
+        unlabelled, distractors = at_split(self._unlabelled, split), at_split(self._distractors, split)
+        if distractors and not unlabelled:
+            raise ConfigError("distractors", "have unlabelled examples only; set unlabelled, too")
+        if ways + distractors > pool.most_ways:
             kind = "classes" if pool.most_ways == len(pool) else "classes in its largest group"
+            further = f" and {distractors} distractors" if distractors else ""
             raise ConfigError(
-                "ways", f"{ways} were asked for, but split {split!r} has {pool.most_ways} {kind}; lower ways"
+                "ways", f"{ways}{further} were asked for, but split {split!r} has {pool.most_ways} {kind}; lower ways"
             )
         fewest = int(pool.counts.min())
-        if shots + queries > fewest:
+        if self._same_examples and fewest != pool.counts.max():
+            raise ConfigError("same_examples", f"needs as many examples of each class, which split {split!r} has not")
+        if shots + queries + unlabelled > fewest:
+            further = f", and {unlabelled} unlabelled" if unlabelled else ""
             raise ConfigError(
                 "queries",
-                f"{shots} shots and {queries} queries need {shots + queries} examples of each class, but split "
-                f"{split!r} has a class with {fewest}; lower queries to at most {max(fewest - shots, 0)}, or shots",
+                f"{shots} shots and {queries} queries{further} need {shots + queries + unlabelled} examples of each "
+                f"class, but split {split!r} has a class with {fewest}; lower queries to at most "
+                f"{max(fewest - shots - unlabelled, 0)}, or shots",
             )
 
 
@@ -246,11 +307,18 @@ class Pool:
         return dataclasses.replace(drawn, seeds=np.asarray(seeds, dtype=np.int64).reshape(-1))
 
 
-def _counts(key: str, value: Any) -> dict[str, int]:
+def _counts(key: str, value: Any, least: int = 1) -> dict[str, int]:
     try:
-        return per_split(value)
+        return per_split(value, least)
     except ConfigError as error:
         raise error.under(key) from None
+
+
+def _distortions(given: Mapping[str, Any]) -> dict[str, Distortions]:
+    try:
+        return split_distortions(given)
+    except ConfigError as error:
+        raise error.under("distortions") from None
 
 
 def _stack(by_class: Examples) -> tuple[Tensor, NDArray[np.int64]]:

@@ -15,7 +15,8 @@ from metasearch.core.config import Config as BaseConfig
 from metasearch.core.errors import DataError
 from metasearch.tasks import datasets
 from metasearch.tasks.base import FewShot
-from metasearch.tasks.settings import PerSplit, per_split
+from metasearch.tasks.distortions import SplitDistortions
+from metasearch.tasks.settings import PerSplit, PerSplitOrNone, TrainOn, joined, per_split
 
 __all__ = ["CifarFS"]
 
@@ -40,7 +41,12 @@ class CifarFS(FewShot):
     Settings (``Config``):
         folder: holds ``cifar-100-binary.tar.gz``; None looks where data sets lie, and downloads it if need be.
         ways, shots, queries: a number or one for each split; ``shots`` and ``queries`` count pictures of one class.
+        unlabelled, distractors: unlabelled examples of each class, and classes of which there are no others
+            (:class:`~metasearch.tasks.base.FewShot`).
         pool: number of different training tasks; None for no limit.
+        distortions: of the pictures, by split (:class:`~metasearch.tasks.distortions.Distortions`).
+        train_on: splits whose classes are trained on: with ``[train, validation]`` both together, and there is no
+            validation split.
 
     Raises:
         DataError: if the archive is missing or is not CIFAR-100's.
@@ -54,7 +60,11 @@ class CifarFS(FewShot):
         ways: PerSplit = per_split(5)
         shots: PerSplit = per_split(1)
         queries: PerSplit = per_split(15)
+        unlabelled: PerSplitOrNone = per_split(0, 0)
+        distractors: PerSplitOrNone = per_split(0, 0)
         pool: int | None = Field(default=None, ge=1)
+        distortions: SplitDistortions = Field(default_factory=dict)
+        train_on: TrainOn = ("train",)
 
     def __init__(self, config: Config, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
         self.config = config
@@ -63,12 +73,16 @@ class CifarFS(FewShot):
         splits: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
         for index, name in enumerate(names):
             splits["validation" if name in VALIDATION else "test" if name in TEST else "train"].append(index)
+        splits = joined(splits, config.train_on)
         super().__init__(
             {split: [pixels[labels == index] for index in members] for split, members in splits.items()},
             ways=config.ways,
             shots=config.shots,
             queries=config.queries,
+            unlabelled=config.unlabelled,
+            distractors=config.distractors,
             pool=config.pool,
+            distortions=config.distortions,
             names={split: [names[index] for index in members] for split, members in splits.items()},
             device=device,
             dtype=dtype,

@@ -225,6 +225,7 @@ add(
             File("ink.packbits.xz", "sha256:d8669af8c742e16fef798ac8058e204764db0b6a145a1742f5fa6503e7c85047"),
             File("classes.txt", "sha256:61715a9d7d456aafa5d1901314f00d571fb83a07c0c3c3abed5f0e72f9599ce9"),
             File("vinyals_splits.json", "sha256:2f87d0d4c6a63b7e344f1a6cd1b28f61cc0076ceef134a86c71ae8430890fb6f"),
+            File("lake_runs.json", "sha256:daf1794e78123e8bc8e51736de46e89145eef5e8f976355a8328a0ee1d075c42"),
         ),
         bundled=True,
     )

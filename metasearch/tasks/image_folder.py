@@ -16,7 +16,8 @@ from metasearch.core.config import Config as BaseConfig
 from metasearch.core.errors import ConfigError, DataError
 from metasearch.core.seeds import Draws, derive
 from metasearch.tasks.base import FewShot
-from metasearch.tasks.settings import SPLITS, PerSplit, per_split
+from metasearch.tasks.distortions import SplitDistortions
+from metasearch.tasks.settings import SPLITS, PerSplit, PerSplitOrNone, TrainOn, joined, per_split
 
 __all__ = ["ImageFolder", "read_picture"]
 
@@ -38,7 +39,12 @@ class ImageFolder(FewShot):
         image_size: side of a picture in pixels.
         color: three channels, or one.
         ways, shots, queries: a number or one for each split; ``shots`` and ``queries`` count pictures of one class.
+        unlabelled, distractors: unlabelled examples of each class, and classes of which there are no others
+            (:class:`~metasearch.tasks.base.FewShot`).
         pool: number of different training tasks; None for no limit.
+        distortions: of the pictures, by split (:class:`~metasearch.tasks.distortions.Distortions`).
+        train_on: splits whose classes are trained on: with ``[train, validation]`` both together, and there is no
+            validation split.
         fractions: shares of the classes for training and validation, where the folder has no splits.
         split_seed: draws that division.
 
@@ -56,13 +62,17 @@ class ImageFolder(FewShot):
         ways: PerSplit = per_split(5)
         shots: PerSplit = per_split(1)
         queries: PerSplit = per_split(15)
+        unlabelled: PerSplitOrNone = per_split(0, 0)
+        distractors: PerSplitOrNone = per_split(0, 0)
         pool: int | None = Field(default=None, ge=1)
+        distortions: SplitDistortions = Field(default_factory=dict)
+        train_on: TrainOn = ("train",)
         fractions: tuple[float, float] = (0.64, 0.16)
         split_seed: int = 0
 
     def __init__(self, config: Config, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
         self.config = config
-        classes = _classes(Path(config.folder).expanduser(), config)
+        classes = joined(_classes(Path(config.folder).expanduser(), config), config.train_on)
         super().__init__(
             {
                 split: [_read(path, config.image_size, config.color) for path in paths]
@@ -71,7 +81,10 @@ class ImageFolder(FewShot):
             ways=config.ways,
             shots=config.shots,
             queries=config.queries,
+            unlabelled=config.unlabelled,
+            distractors=config.distractors,
             pool=config.pool,
+            distortions=config.distortions,
             names={split: [path.name for path in paths] for split, paths in classes.items()},
             device=device,
             dtype=dtype,

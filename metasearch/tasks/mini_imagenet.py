@@ -14,8 +14,9 @@ from pydantic import Field
 from metasearch.core.config import Config as BaseConfig
 from metasearch.core.errors import DataError
 from metasearch.tasks.base import FewShot
+from metasearch.tasks.distortions import SplitDistortions
 from metasearch.tasks.image_folder import read_picture
-from metasearch.tasks.settings import PerSplit, per_split
+from metasearch.tasks.settings import PerSplit, PerSplitOrNone, TrainOn, joined, per_split
 
 __all__ = ["MiniImagenet"]
 
@@ -38,7 +39,12 @@ class MiniImagenet(FewShot):
         folder: see above.
         image_size: side of a picture in pixels.
         ways, shots, queries: a number or one for each split; ``shots`` and ``queries`` count pictures of one class.
+        unlabelled, distractors: unlabelled examples of each class, and classes of which there are no others
+            (:class:`~metasearch.tasks.base.FewShot`).
         pool: number of different training tasks; None for no limit.
+        distortions: of the pictures, by split (:class:`~metasearch.tasks.distortions.Distortions`).
+        train_on: splits whose classes are trained on: with ``[train, validation]`` both together, and there is no
+            validation split.
         complete: refuse a folder with other numbers of classes or pictures than published.
 
     Raises:
@@ -54,7 +60,11 @@ class MiniImagenet(FewShot):
         ways: PerSplit = per_split(5)
         shots: PerSplit = per_split(1)
         queries: PerSplit = per_split(15)
+        unlabelled: PerSplitOrNone = per_split(0, 0)
+        distractors: PerSplitOrNone = per_split(0, 0)
         pool: int | None = Field(default=None, ge=1)
+        distortions: SplitDistortions = Field(default_factory=dict)
+        train_on: TrainOn = ("train",)
         complete: bool = True
 
     def __init__(self, config: Config, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
@@ -63,16 +73,20 @@ class MiniImagenet(FewShot):
         listed = {split: _listed(folder / name) for split, name in _LISTS.items()}
         if config.complete:
             _check(folder, listed)
+        classes = joined({split: [*files.items()] for split, files in listed.items()}, config.train_on)
         super().__init__(
             {
-                split: [_read(folder / "images", tuple(files), config.image_size) for files in classes.values()]
-                for split, classes in listed.items()
+                split: [_read(folder / "images", tuple(files), config.image_size) for _, files in members]
+                for split, members in classes.items()
             },
             ways=config.ways,
             shots=config.shots,
             queries=config.queries,
+            unlabelled=config.unlabelled,
+            distractors=config.distractors,
             pool=config.pool,
-            names={split: list(classes) for split, classes in listed.items()},
+            distortions=config.distortions,
+            names={split: [name for name, _ in members] for split, members in classes.items()},
             device=device,
             dtype=dtype,
         )

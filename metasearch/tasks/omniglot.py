@@ -13,8 +13,9 @@ from metasearch.core.config import Config as BaseConfig
 from metasearch.core.errors import ConfigError
 from metasearch.core.seeds import Draws, derive
 from metasearch.tasks.base import FewShot
-from metasearch.tasks.omniglot_data import SIZE, load, vinyals_splits
-from metasearch.tasks.settings import PerSplit, per_split
+from metasearch.tasks.distortions import SplitDistortions
+from metasearch.tasks.omniglot_data import SIZE, lake_runs, load, vinyals_splits
+from metasearch.tasks.settings import PerSplit, PerSplitOrNone, TrainOn, joined, per_split
 
 __all__ = ["Omniglot"]
 
@@ -48,9 +49,18 @@ class Omniglot(FewShot):
         ways, shots, queries: a number or one for each split; ``shots`` and ``queries`` count drawings of one class.
         rotations: see above.
         image_size: side of a picture in pixels.
+        unlabelled, distractors: unlabelled examples of each class, and classes of which there are no others
+            (:class:`~metasearch.tasks.base.FewShot`).
         pool: number of different training tasks; None for no limit.
+        distortions: of the pictures, by split (:class:`~metasearch.tasks.distortions.Distortions`).
+        train_on: splits whose classes are trained on: with ``[train, validation]`` both together, and there is no
+            validation split.
         within_alphabet: all classes of a task come from one alphabet (in one orientation), drawn first among those with
             enough classes.
+        same_drawers: all classes of a task are drawn by the same people, one for each shot and others for the queries.
+        lake_runs: test tasks are the authors' 20 runs of one-shot classification (Lake et al. 2015), 400 trials
+            together: 20 characters of an alphabet drawn by one person, to be told apart by those of another. Seed s is
+            run ``s mod 20``; a test of 20 episodes takes each once.
         split_seed: draws the characters of ``random``, and those that validation takes out of training.
         validation_classes: how many at least; None means the 172 of ``vinyals``, and 100 else; 0 no validation split.
         data: ``bundled``; ``original`` (the authors' archives, downloaded if need be); or a folder with these archives.
@@ -72,10 +82,16 @@ class Omniglot(FewShot):
         ways: PerSplit = per_split(5)
         shots: PerSplit = per_split(1)
         queries: PerSplit = per_split(15)
+        unlabelled: PerSplitOrNone = per_split(0, 0)
+        distractors: PerSplitOrNone = per_split(0, 0)
         rotations: Literal["train", "all", "none"] = "train"
         image_size: int = Field(default=28, ge=4, le=SIZE)
         pool: int | None = Field(default=None, ge=1)
+        distortions: SplitDistortions = Field(default_factory=dict)
+        train_on: TrainOn = ("train",)
         within_alphabet: bool = False
+        same_drawers: bool = False
+        lake_runs: bool = False
         split_seed: int = 0
         validation_classes: int | None = Field(default=None, ge=0)
         data: str = "bundled"
@@ -83,7 +99,8 @@ class Omniglot(FewShot):
     def __init__(self, config: Config, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
         self.config = config
         names, pictures = load(config.data, config.image_size)
-        splits = {split: members for split, members in _split(names, config).items() if len(members)}
+        present = {split: members.tolist() for split, members in _split(names, config).items() if len(members)}
+        splits = joined(present, config.train_on)
         turned = {
             split for split in splits if config.rotations == "all" or (config.rotations == "train" and split == "train")
         }
@@ -96,12 +113,43 @@ class Omniglot(FewShot):
             ways=config.ways,
             shots=config.shots,
             queries=config.queries,
+            unlabelled=config.unlabelled,
+            distractors=config.distractors,
             pool=config.pool,
+            distortions=config.distortions,
             groups=groups if config.within_alphabet else None,
             names=classes,
+            same_examples=config.same_drawers,
             device=device,
             dtype=dtype,
         )
+        self._runs: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
+        if config.lake_runs:
+            self._check_runs()
+            characters, drawers = lake_runs(names)
+            # upright characters come first in their split, in the order of their indexes
+            self._runs = np.searchsorted(splits["test"], characters), drawers
+
+    def n_tasks(self, split: str) -> int | None:
+        """How many different tasks a split has, where it is a list; seeds 0, 1 ... are these."""
+        return len(self._runs[0]) if self._runs is not None and split == "test" else None
+
+    def draw(
+        self, split: str, keys: NDArray[np.int64], ways: int, examples: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        if self._runs is None or split != "test":
+            return super().draw(split, keys, ways, examples)
+        characters, drawers = (rows[keys % len(rows)] for rows in self._runs)
+        return characters, np.repeat(drawers[:, None], ways, axis=1)
+
+    def _check_runs(self) -> None:
+        found = tuple(counts["test"] for counts in (self.config.ways, self.config.shots, self.config.queries))
+        if self.config.split != "lake" or found != (20, 1, 1) or self.config.unlabelled["test"]:
+            raise ConfigError(
+                "lake_runs",
+                "are tasks of split lake with 20 ways, 1 shot and 1 query; set split, ways.test, shots.test and "
+                f"queries.test (here {self.config.split}, {', '.join(map(str, found))}), and no unlabelled ones",
+            )
 
 
 def _split(names: tuple[str, ...], config: Omniglot.Config) -> dict[str, NDArray[np.int64]]:

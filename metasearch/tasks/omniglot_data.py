@@ -23,7 +23,7 @@ from metasearch.core.errors import DataError
 from metasearch.tasks import datasets
 from metasearch.tasks.resize import shrink_ink
 
-__all__ = ["CHARACTERS", "DRAWERS", "SIZE", "Drawings", "load", "read_zips", "vinyals_splits"]
+__all__ = ["CHARACTERS", "DRAWERS", "SIZE", "Drawings", "lake_runs", "load", "read_zips", "vinyals_splits"]
 
 CHARACTERS = 1623
 DRAWERS = 20
@@ -80,6 +80,24 @@ def vinyals_splits() -> dict[str, frozenset[str]]:
     """
     lists: dict[str, list[str]] = json.loads((datasets.locate("omniglot") / "vinyals_splits.json").read_text())
     return {"train": frozenset(lists["train"]), "validation": frozenset(lists["val"]), "test": frozenset(lists["test"])}
+
+
+def lake_runs(names: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The authors' 20 runs of one-shot classification: 20 characters of one alphabet, all drawn once by one person (the
+    support set) and once by another (the queries); 400 trials together.
+
+    Args:
+        names: ``set/alphabet/character`` of all characters.
+
+    Returns:
+        Indexes of the characters ``[20, 20]``, and of the two drawers ``[20, 2]``.
+    """
+    runs = json.loads((datasets.locate("omniglot") / "lake_runs.json").read_text())
+    place = {name: index for index, name in enumerate(names)}
+    characters = [
+        [place[f"images_evaluation/{run['alphabet']}/{character}"] for character in run["characters"]] for run in runs
+    ]
+    return np.array(characters), np.array([[run["support"] - 1, run["query"] - 1] for run in runs])
 
 
 def read_zips(paths: Sequence[Path]) -> Drawings:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,18 +12,28 @@ from pydantic import BeforeValidator
 from metasearch.core.errors import ConfigError, nearest
 from metasearch.core.seeds import derive_many
 
-__all__ = ["SPLITS", "PerSplit", "at_split", "check_split", "per_split", "pool_seeds"]
+__all__ = [
+    "SPLITS",
+    "PerSplit",
+    "PerSplitOrNone",
+    "TrainOn",
+    "at_split",
+    "check_split",
+    "joined",
+    "per_split",
+    "pool_seeds",
+]
 
 SPLITS = ("train", "validation", "test")
 
 
-def per_split(value: Any) -> dict[str, int]:
-    """A positive count for each split, from one count or from a mapping.
+def per_split(value: Any, least: int = 1) -> dict[str, int]:
+    """A count for each split, from one count or from a mapping.
 
     Validation and test take each other's count where only one of them is given, and that of training where neither is.
 
     Raises:
-        ConfigError: if a count is not a positive integer, a split is unknown, or training has none.
+        ConfigError: if a count is not an integer or below ``least``, a split is unknown, or training has none.
 
     >>> per_split({"train": 5, "test": 15})
     {'train': 5, 'validation': 15, 'test': 15}
@@ -32,10 +42,9 @@ def per_split(value: Any) -> dict[str, int]:
     for split, count in given.items():
         if split not in SPLITS:
             raise ConfigError("", f"unknown split {split!r}; {nearest(str(split), SPLITS)}")
-        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
-            raise ConfigError(
-                split if isinstance(value, Mapping) else "", f"expected a positive integer, got {count!r}"
-            )
+        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < least:
+            kind = "a positive integer" if least == 1 else f"an integer of at least {least}"
+            raise ConfigError(split if isinstance(value, Mapping) else "", f"expected {kind}, got {count!r}")
     if "train" not in given:
         raise ConfigError(
             "train", "is required where counts are given for each split; one number would do for all of them"
@@ -47,6 +56,32 @@ def per_split(value: Any) -> dict[str, int]:
 
 PerSplit = Annotated[dict[str, int], BeforeValidator(per_split)]
 """A positive integer, or a mapping from split to one; always held as the full mapping."""
+
+PerSplitOrNone = Annotated[dict[str, int], BeforeValidator(lambda value: per_split(value, 0))]
+"""The same, or 0."""
+
+
+TrainOn = tuple[Literal["train", "validation"], ...]
+"""The splits whose classes are trained on."""
+
+Member = TypeVar("Member")
+
+
+def joined(splits: Mapping[str, Sequence[Member]], train_on: TrainOn) -> dict[str, list[Member]]:
+    """The members (classes) of each split, those of ``train_on`` together as training.
+
+    A split that is trained on measures nothing any more and is left out.
+
+    Raises:
+        ConfigError: if ``train_on`` is without ``train``, or names a split that does not exist.
+
+    >>> joined({"train": "ab", "validation": "c", "test": "d"}, ("train", "validation"))
+    {'train': ['a', 'b', 'c'], 'test': ['d']}
+    """
+    if "train" not in train_on or not set(train_on) <= set(splits):
+        raise ConfigError("train_on", f"expected train, and of {', '.join(splits)} no test; got {[*train_on]}")
+    train = [member for split in SPLITS if split in train_on for member in splits[split]]
+    return {"train": train} | {split: [*members] for split, members in splits.items() if split not in train_on}
 
 
 def at_split(counts: Mapping[str, int], split: str) -> int:

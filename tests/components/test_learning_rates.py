@@ -190,3 +190,14 @@ def test_a_fixed_rate_may_be_another_one_after_the_first_step() -> None:
         slots = {"learning_rates": {"type": "fixed", **rates}}
         loop = build("learner", {"type": "inner_loop", "model": "mlp", "slots": slots}, "learner", spec=spec)
         assert [float(loop.rates(Phi(), step)["head.bias"]) for step in (0, 3)] == expected
+
+
+def test_a_scheduled_rate_follows_its_curve_and_stays_at_its_end() -> None:
+    spec = build("task", {"type": "sinusoid"}, "tasks").spec("train")
+    curve = {"type": "warmup_cosine", "peak": 0.2, "warmup": 0.0}
+    for settings, expected in (({}, [0.2, 0.1, 0.0, 0.0]), ({"steps": 2}, [0.2, 0.0, 0.0, 0.0])):
+        slots = {"learning_rates": {"type": "scheduled", "schedule": curve, **settings}}
+        block = {"type": "inner_loop", "model": "mlp", "steps": {"train": 3, "test": 5}, "slots": slots}
+        loop = build("learner", block, "learner", spec=spec)
+        found = [float(loop.rates(Phi(), step)["head.bias"]) for step in (0, 1, 2, 4)]
+        assert found == pytest.approx(expected, abs=1e-12)

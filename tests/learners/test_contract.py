@@ -36,9 +36,12 @@ class Embedding(nn.Sequential):
         super().__init__(nn.Flatten(), nn.Linear(64, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 5))
 
 
+EUCLIDEAN = {"distance": "euclidean"}
 POOLED = {"type": "conv4", "filters": 4, "pool": "max", "head": "none"}
 RELATION = {"type": "conv4", "filters": 4, "blocks": 2, "pool": "max", "head": "flatten"}
 OMNIGLOT = {"type": "omniglot", "ways": 3, "shots": 1, "queries": 2}
+DATASET = {"type": "dataset", "data": "omniglot", "classes": 3, "image_size": 8, "support": 6, "query": 4}
+DATASET |= {"per_class": {"train": 8, "search": 4, "validation": 2}}
 FEATURES = {"type": "conv4", "filters": 4, "blocks": 2, "head": "none"}
 RUNNING = {"type": "conv4", "filters": 4, "norm": "running", "head": "flatten"}
 FOREIGN = {"embedding": Dropping, "features": 1}
@@ -115,8 +118,38 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"type": "navigation", "horizon": 5, "trajectories": 4, "queries": 3},
         {"type": "policy", "model": {"type": "mlp", "hidden": [4]}, "steps": {"train": 1, "test": 2}},
     ),
+    "trained cells": (
+        DATASET,
+        {
+            "type": "inner_loop",
+            "model": {"type": "cells", "channels": [2], "stem_stride": 2},
+            "steps": 2,
+            "batch": 4,
+            "slots": {
+                "architecture": {"type": "chosen"},
+                "initialization": {"type": "random"},
+                "learning_rates": {"type": "scheduled", "schedule": {"type": "warmup_cosine", "peak": 0.1}},
+            },
+        },
+    ),
+    "mixed layers": (
+        DATASET,
+        {
+            "type": "inner_loop",
+            "model": {"type": "macro", "channels": [2, 4], "stem_stride": 2, "norm": "batch"},
+            "slots": {"architecture": {"type": "mixed", "gumbel": True}},
+        },
+    ),
     "prototypical": (OMNIGLOT, {"type": "prototypical", "model": {**POOLED, "norm": "running"}}),
     "prototypical, batch statistics": (OMNIGLOT, {"type": "prototypical", "model": POOLED, "distance": "cosine"}),
+    "prototypical, precisions": (
+        OMNIGLOT,
+        {"type": "prototypical", "model": POOLED, "precision": "radius", **EUCLIDEAN},
+    ),
+    "prototypical, refined": (
+        {**OMNIGLOT, "unlabelled": 2, "distractors": 1},
+        {"type": "prototypical", "model": POOLED, "refinement": {"distractors": True}},
+    ),
     "matching": (OMNIGLOT, {"type": "matching", "model": {**POOLED, "norm": "running"}, "shared": False}),
     "matching in context": (OMNIGLOT, {"type": "matching", "model": POOLED, "context": {"steps": 2}}),
     "relation": (OMNIGLOT, {"type": "relation", "model": {**POOLED, "blocks": 2}, "relation": RELATION}),

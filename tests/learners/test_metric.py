@@ -87,7 +87,7 @@ class TestPrototypical:
         phi, x, y = phi_of(made), drawn(1, 4, 4), torch.tensor([[2, 0, 1, 2]])
         z = embedded(phi, x)
         expected = torch.stack([z[0, 1], z[0, 2], (z[0, 0] + z[0, 3]) / 2])
-        torch.testing.assert_close(made.prototypes(z, y)[0], expected)
+        torch.testing.assert_close(made.prototypes(phi, z, y)[0][0], expected)
 
     @pytest.mark.parametrize("learned", [True, False])
     def test_squared_euclidean_is_a_linear_classifier_of_weights_2c_and_bias_minus_c_squared(
@@ -98,7 +98,7 @@ class TestPrototypical:
         phi, task = made.init(0).to("cpu", torch.float64), tasks(count=1)
         adapted = made.adapt(phi, task.support, 0)
         module = adapted.module()
-        centres = made.prototypes(embedded(phi, task.support.x), task.support.y)[0]
+        centres = made.prototypes(phi, embedded(phi, task.support.x), task.support.y)[0][0]
         torch.testing.assert_close(module.head.weight, 2 * centres / 0.5)
         torch.testing.assert_close(module.head.bias, -centres.square().sum(1) / 0.5)
         outputs, logits = adapted(task.query.x)[0], module(task.query.x[0])

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import metasearch.learners
 import metasearch.models  # noqa: F401  (these list the built-in parts)
+from metasearch.core.contracts import Drawing
 from metasearch.core.errors import UnsupportedError
 from metasearch.core.registry import build
 from metasearch.core.values import Batch, Phi, Task, TaskSpec
@@ -29,7 +30,8 @@ def tasks(ways: int = 3, shots: int = 2, queries: int = 3, count: int = 2) -> Ta
         y = torch.arange(ways).repeat_interleave(each).expand(count, -1)
         return Batch(drawn(count, ways * each, 1, 8, 8, seed=seed), y)
 
-    return Task(batch(shots, 1), batch(queries, 2), np.arange(count))
+    unlabelled = drawn(count, 4, 1, 8, 8, seed=3)
+    return Task(batch(shots, 1), batch(queries, 2), np.arange(count), {"unlabelled": unlabelled})
 
 
 def phi_of(made: Any, seed: int = 0) -> Phi:
@@ -47,6 +49,10 @@ RUNNING = {**CONV, "norm": "running"}
 EVERY: dict[str, dict[str, Any]] = {
     "prototypical": {"model": SMOOTH, "distance": {"type": "cosine", "learned": True}},
     "prototypical, maps": {"model": RUNNING},
+    "prototypical, radius": {"model": SMOOTH, "precision": "radius", "distance": "euclidean"},
+    "prototypical, diagonal": {"model": RUNNING, "precision": "diagonal"},
+    "prototypical, refined": {"model": SMOOTH, "refinement": {"steps": 2}},
+    "prototypical, distractors": {"model": CONV, "refinement": {"distractors": True, "radius": 3.0}},
     "matching": {"model": SMOOTH, "shared": False},
     "matching in context": {"model": SMOOTH, "context": {"steps": 2}},
     "matching, maps": {"model": CONV, "norm_over": "set", "distance": "squared_euclidean"},
@@ -62,7 +68,7 @@ def kind_of(name: str) -> str:
 
 def made_of(name: str, ways: int = 3) -> Any:
     spec = TaskSpec("classification", (1, 8, 8), ways, 2 * ways, 3 * ways)
-    return build("learner", {"type": kind_of(name), "features": 5, **EVERY[name]}, "learner", spec=spec)
+    return build("learner", {"type": kind_of(name), "features": 6, **EVERY[name]}, "learner", spec=spec)
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -88,21 +94,26 @@ class TestEvery:
 
     def test_a_traced_gradient_equals_the_plain_one(self, name: str) -> None:
         made, task = made_of(name), tasks()
-        assert made.traceable
         phi = phi_of(made)
         names = list(phi.tensors)
+        draws = made.drawn(task, 0) if isinstance(made, Drawing) else {}
+        first = len(names)
 
         def gradients(flat: list[Tensor]) -> tuple[Tensor, ...]:
             leaves = [value.detach().requires_grad_() for value in flat[: len(names)]]
-            given = Task(Batch(*flat[-4:-2]), Batch(*flat[-2:]), task.seeds)
+            info = dict(zip(draws, flat[len(flat) - len(draws) :], strict=True))
+            given = Task(Batch(*flat[first : first + 2]), Batch(*flat[first + 2 : first + 4]), task.seeds, info)
             with torch.enable_grad():
                 losses = made.evaluate(phi.replace(tensors=dict(zip(names, leaves, strict=True))), given, 0)
                 found = torch.autograd.grad(losses.objective.sum(), leaves)
             return (losses.objective.detach(), *losses.metrics.values(), *losses.updates.values(), *found)
 
-        flat = [*phi.tensors.values(), task.support.x, task.support.y, task.query.x, task.query.y]
-        other = tasks()
-        moved = [*(value * 1.1 for value in flat[:-4]), other.query.x[:, :6].contiguous(), *flat[-3:]]
+        flat = [*phi.tensors.values(), task.support.x, task.support.y, task.query.x, task.query.y, *draws.values()]
+        moved = [value * 1.1 for value in flat[:first]] + [
+            task.query.x[:, :6].contiguous(),
+            *flat[first + 1 : first + 4],
+        ]
+        moved += [value * 1.2 for value in draws.values()]
         graph = trace(gradients, flat)
         for left, right in zip(graph(*moved), gradients(moved), strict=True):
             torch.testing.assert_close(left, right, rtol=1e-9, atol=1e-9)
@@ -114,6 +125,8 @@ class TestEvery:
         assert torch.isfinite(losses.query).all()
         outputs = made.adapt(phi, task.support, 0)(task.query.x)
         assert outputs.shape == (2, 10, 5)
+        if made.takes_unlabelled:
+            return  # what it learned from is not in the support set
         accuracy = (outputs.argmax(-1) == task.query.y).double().mean(-1)
         torch.testing.assert_close(accuracy, losses.metrics["accuracy"])
 

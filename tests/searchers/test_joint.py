@@ -105,3 +105,24 @@ def test_errors_of_a_part_are_named_by_its_searcher():
     with pytest.raises(ConfigError) as caught:
         compose(parts()).setup(example_phi(), Space(), 0)
     assert caught.value.path.startswith("searchers.controller")
+
+
+def test_it_stands_at_the_likeliest_choices_and_draws_candidates_without_proposing_them():
+    joint = Joint(parts())
+    Driver(joint, example_space(), example_phi(), seed=1).run(3)
+    assert example_space().contains(joint.phi().choices)
+    found = joint.candidates(5, seed=4)
+    assert found[0] == joint.phi().choices
+    assert len(found) == 6
+    assert all(example_space().contains(one) for one in found)
+    assert found == joint.candidates(5, seed=4)
+    other = Joint(parts())
+    Driver(other, example_space(), example_phi(), seed=1).run(3)
+    assert joint.ask(4) == other.ask(4)
+
+
+def test_random_choices_have_no_likeliest_but_candidates():
+    joint = Joint({**parts(), "controller": build("searcher", "random")})
+    joint.setup(example_phi(), example_space(), 0)
+    assert joint.phi().choices == {}
+    assert len(joint.candidates(5, seed=4)) == 5

@@ -173,3 +173,39 @@ def test_examples_that_do_not_fit_together_are_refused(by_class):
         ClassPool(by_class)
     with pytest.raises(DataError, match="a group for each of 3 classes"):
         ClassPool(numbered(3, 2), groups=[0, 1])
+
+
+def test_unlabelled_examples_are_of_the_tasks_classes_and_of_distractors_and_shared_with_nothing():
+    stored = np.arange(10 * 8, dtype=np.float32).reshape(10, 8, 1)  # example j of class i is 8 i + j
+    settings = {"ways": 3, "shots": 2, "queries": 3, "unlabelled": {"train": 2, "test": 3}, "distractors": 2}
+    tasks = FewShot({"train": stored, "test": stored}, **settings)
+    for split, each in (("train", 2), ("test", 3)):
+        task = tasks.sample(split, np.arange(20))
+        more = task.info["unlabelled"][..., 0]
+        assert more.shape == (20, 5 * each)
+        assert (task.support.y.shape, task.query.y.shape) == ((20, 6), (20, 9))
+        for t in range(20):
+            own = task.info["classes"][t].tolist()
+            classes = (more[t] // 8).long().tolist()
+            assert [own.index(one) for one in classes[: 3 * each]] == [i for i in range(3) for _ in range(each)]
+            assert len(set(classes[3 * each :])) == 2
+            assert not set(classes[3 * each :]) & set(own)
+            shown = torch.cat([task.support.x[t, :, 0], task.query.x[t, :, 0], more[t]])
+            assert len(shown.unique()) == len(shown)
+    alone = tasks.sample("train", np.array([7]))
+    assert torch.equal(alone.info["unlabelled"][0], tasks.sample("train", np.arange(20)).info["unlabelled"][7])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"unlabelled": 3}, "queries: 2 shots and 4 queries, and 3 unlabelled need 9.*lower queries to at most 3"),
+        ({"unlabelled": 1, "distractors": 8}, "ways: 3 and 8 distractors were asked for"),
+        ({"distractors": 1}, "distractors: have unlabelled examples only"),
+        ({"unlabelled": -1}, "unlabelled: expected an integer of at least 0"),
+    ],
+)
+def test_more_unlabelled_examples_than_there_are_is_refused(settings, words):
+    stored = np.zeros((10, 8, 1), dtype=np.float32)
+    with pytest.raises(ConfigError, match=words):
+        FewShot({"train": stored}, **{"ways": 3, "shots": 2, "queries": 4, **settings})

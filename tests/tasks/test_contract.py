@@ -17,6 +17,10 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"ways": 5, "shots": 1},
         {"ways": 3, "shots": 2, "queries": 4, "split": "random", "rotations": "all"},
         {"ways": 3, "shots": 1, "split": "lake", "within_alphabet": True, "rotations": "none"},
+        {
+            "ways": 3,
+            "distortions": {"train": {"rotate": 10, "shear": 0.3, "probability": 0.5}, "test": {"invert": True}},
+        },
     ],
     "sinusoid": [{}, {"frequency": [0.8, 1.2]}],
     "navigation": [{}, {"start": "random", "trajectories": 3, "queries": {"train": 2, "test": 4}}],
@@ -27,6 +31,11 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "mnist": [{"folder": "mnist", "pool": 12, "queries": 5}],
     "image_folder": [{"folder": "pictures", "image_size": 6, **SMALL}],
     "mini_imagenet": [{"folder": "mini", "image_size": 6, "complete": False, **SMALL}],
+    "dataset": [
+        {"data": "omniglot", "classes": 4, "per_class": {"train": 8, "search": 4, "validation": 2}}
+        | {"support": 5, "query": 3, "image_size": 6},
+        {"data": "mnist", "folder": "mnist", "per_class": {"train": 3, "search": 2, "validation": 1}, "support": 9},
+    ],
     "cifar_fs": [{"folder": "cifar100", **SMALL}],
 }
 

@@ -159,3 +159,53 @@ def test_a_contact_sheet_has_a_row_a_class_and_dark_ink(default):
     assert np.array_equal(sheet[:28, :28], 255 - np.round(task.support.x[1, 0, 0].numpy() * 255))
     assert np.array_equal(sheet[30:58, 34:62], 255 - np.round(task.query.x[1, 15, 0].numpy() * 255))
     assert sheet.mean() > 200
+
+
+def test_validation_characters_may_be_trained_on_with_their_rotations_and_then_measure_nothing():
+    both = omniglot(train_on=["train", "validation"])
+    assert both.n_classes("train") == 4 * (1028 + 172)
+    apart = omniglot()
+    assert characters(both, "train") == characters(apart, "train") | characters(apart, "validation")
+    assert characters(both, "test") == characters(apart, "test")
+    with pytest.raises(ConfigError, match="no split 'validation'"):
+        both.spec("validation")
+    with pytest.raises(ConfigError, match="train_on: expected train"):
+        omniglot(train_on=["validation"])
+
+
+LAKE = {"split": "lake", "within_alphabet": True, "ways": 20, "queries": 1, "rotations": "all", "validation_classes": 1}
+
+
+def test_lakes_runs_are_20_alphabet_tasks_by_two_people_each():
+    tasks = omniglot(**LAKE, lake_runs=True)
+    assert (tasks.n_tasks("test"), tasks.n_tasks("train")) == (20, None)
+    task = tasks.sample("test", np.arange(20))
+    names = [[tasks.class_names("test")[i] for i in row] for row in task.info["classes"].tolist()]
+    alphabets = [{name.split("/")[0] for name in row} for row in names]
+    assert all(len(set(row)) == 20 and len(found) == 1 for row, found in zip(names, alphabets, strict=True))
+    assert alphabets[::2] == alphabets[1::2]
+    assert len(set.union(*alphabets)) == 10
+    assert all(name.endswith("@0") for row in names for name in row)
+    people = task.info["examples"].numpy()
+    assert (people == people[:, :1]).all()
+    assert (people[:, 0, 0] != people[:, 0, 1]).all()
+    assert names[2][0].startswith("Ge_ez/")
+    assert people[0, 0].tolist() == [4, 7]  # the authors' run01: class01.png is by drawer 5, the items are by drawer 8
+    source, pictures = load("bundled", 28)
+    first = source.index("images_evaluation/" + names[0][0].split("@")[0])
+    assert torch.allclose(task.support.x[0, 0, 0], torch.from_numpy(pictures[first, 4] / 255.0).float())
+    assert torch.equal(tasks.sample("test", np.array([23])).query.x[0], task.query.x[3])
+
+
+def test_the_same_people_draw_all_classes_of_a_task():
+    tasks = omniglot(**{**LAKE, "queries": 2}, same_drawers=True)
+    people = tasks.sample("train", np.arange(10)).info["examples"].numpy()
+    assert (people == people[:, :1]).all()
+    assert all(len(set(row[0])) == 3 for row in people)
+    assert len(np.unique(people[:, 0], axis=0)) > 5
+
+
+@pytest.mark.parametrize("changes", [{"split": "vinyals", "validation_classes": None}, {"ways": 5}, {"queries": 2}])
+def test_lakes_runs_fit_one_kind_of_task_only(changes):
+    with pytest.raises(ConfigError, match=r"lake_runs: are tasks of split lake with 20 ways, 1 shot and 1 query"):
+        omniglot(**{**LAKE, **changes}, lake_runs=True)

@@ -58,6 +58,8 @@ class MetricLearner(ABC):
 
     name: ClassVar[str]
     """Its name in an experiment, for messages."""
+    takes_unlabelled = False
+    """Whether it learns from support examples without a label, too, whose label is then -1."""
 
     def __init__(self, config: Any, spec: TaskSpec, choices: Mapping[str, Any] | None = None) -> None:
         if spec.kind != "classification":
@@ -91,6 +93,10 @@ class MetricLearner(ABC):
     def beside(self, phi: Phi, support: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
         """In evaluation: a function from query examples ``[T, m, ...]`` to the vectors of both sets."""
         return self.embedding.beside(phi, support)
+
+    def support(self, task: Task, *, train: bool) -> Batch:
+        """What it learns of a task from."""
+        return task.support
 
     def own(self, seed: int) -> tuple[Tensors, Tensors]:
         """Fresh tensors and buffers besides those of the embedding, by name in phi."""
@@ -128,15 +134,16 @@ class MetricLearner(ABC):
 
     def evaluate(self, phi: Phi, task: Task, seed: int, *, train: bool = True, create_graph: bool = True) -> Losses:
         """Losses and metrics of the query sets; shapes as in :class:`~metasearch.core.contracts.Learner`."""
-        labels, targets = task.support.y, task.query.y
+        given, targets = self.support(task, train=train), task.query.y
+        labels = given.y
         if train:
             key = np.int64(seeding.derive(seed, "embedding"))
             seeds = np.asarray(np.bitwise_xor(task.seeds, key), dtype=np.int64)
-            support, query, updates = self.embed(phi, task.support.x, task.query.x, seeds)
+            support, query, updates = self.embed(phi, given.x, task.query.x, seeds)
             scores, further = self.compare(phi, support, labels, query, seeds)
             updates = {**updates, **further}
         else:
-            scores, updates = self.adapt(phi, task.support, seed).scores(task.query.x), {}
+            scores, updates = self.adapt(phi, given, seed).scores(task.query.x), {}
         loss = self.losses(scores, labels, targets)
         with torch.no_grad():
             metrics = self.metrics(scores, labels, targets, train=train)

@@ -17,7 +17,7 @@ from metasearch.core.config import Config as BaseConfig
 from metasearch.core.registry import registry
 from metasearch.core.values import Tensors
 
-__all__ = ["Cosine", "Distance", "Inner", "SquaredEuclidean"]
+__all__ = ["Cosine", "Distance", "Euclidean", "Inner", "Quadratic", "SquaredEuclidean"]
 
 
 class Distance(ABC):
@@ -58,11 +58,37 @@ class Distance(ABC):
         """The same at temperature 1."""
 
 
-class SquaredEuclidean(Distance):
-    """``-|x - y|^2``, written as ``2 x y - |x|^2 - |y|^2``: one matrix product."""
+class Quadratic(Distance):
+    """A distance that goes by squared differences, which may be weighted."""
+
+    def weighted(self, values: Tensors, x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+        """``[T, n, m]`` as a call gives it, with squared differences from ``y [T, m, d]`` weighted by ``weights
+        [T, m, d or 1]``.
+        """
+        weights = weights.expand_as(y)
+        nearer = 2 * x @ (weights * y).mT - (weights * y.square()).sum(-1).unsqueeze(1)
+        return self.of_squares(nearer - x.square() @ weights.mT) * self.scale(values)
 
     def similarity(self, x: Tensor, y: Tensor) -> Tensor:
-        return 2 * x @ y.mT - x.square().sum(-1, keepdim=True) - y.square().sum(-1).unsqueeze(1)
+        return self.of_squares(2 * x @ y.mT - x.square().sum(-1, keepdim=True) - y.square().sum(-1).unsqueeze(1))
+
+    @abstractmethod
+    def of_squares(self, squares: Tensor) -> Tensor:
+        """The similarity, of minus the sum of squares."""
+
+
+class SquaredEuclidean(Quadratic):
+    """``-|x - y|^2``, written as ``2 x y - |x|^2 - |y|^2``: one matrix product."""
+
+    def of_squares(self, squares: Tensor) -> Tensor:
+        return squares
+
+
+class Euclidean(Quadratic):
+    """``-|x - y|``; below 1e-4 it is that, with gradient zero."""
+
+    def of_squares(self, squares: Tensor) -> Tensor:
+        return -(-squares).clamp_min(1e-8).sqrt()
 
 
 class Cosine(Distance):
@@ -89,5 +115,10 @@ def unit(x: Tensor) -> Tensor:
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True).clamp_min(1e-8))
 
 
-for _name, _class in {"squared_euclidean": SquaredEuclidean, "cosine": Cosine, "inner": Inner}.items():
+for _name, _class in {
+    "squared_euclidean": SquaredEuclidean,
+    "euclidean": Euclidean,
+    "cosine": Cosine,
+    "inner": Inner,
+}.items():
     registry("distance").add(_name, _class)

@@ -15,6 +15,7 @@ from metasearch.core import seeds as seeding
 from metasearch.core.errors import ArtifactError, ConfigError
 from metasearch.core.values import Phi, TaskSpec, Tensors
 from metasearch.models import build_model
+from metasearch.models.shared import compilable
 
 __all__ = ["Embedding", "shared"]
 
@@ -55,7 +56,7 @@ class Embedding:
         self.slot, self.norm_over = slot, norm_over
         self.model: Any = build_model(model, dataclasses.replace(spec, kind="embedding", outputs=features, loss=None))
         self.transductive = bool(getattr(self.model, "transductive", True))
-        self.traceable = bool(getattr(self.model, "traceable", False))
+        self.traceable = compilable(self.model)
         self.features = self._probe(spec.input_shape)
         self.maps: tuple[int, int, int] | None = getattr(self.model, "maps", None)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from metasearch.core.values import TaskSpec, Tensors
 from metasearch.models import build_model
+from metasearch.models.shared import compilable
 
 __all__ = ["Embedding"]
 
@@ -39,7 +40,7 @@ class Embedding:
     @property
     def traceable(self) -> bool:
         """Whether it is a fixed function of its tensors."""
-        return self.model is None or bool(getattr(self.model, "traceable", False))
+        return self.model is None or compilable(self.model)
 
     def init(self, seed: int) -> tuple[Tensors, Tensors]:
         """Fresh parameters and buffers; none for bare inputs."""
