@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from metasearch import artifacts
 from metasearch.artifacts import Manifest, StoredPhi
+from metasearch.augment import Augmentation
 from metasearch.core.contracts import Learner
 from metasearch.core.errors import ArtifactError
 from metasearch.core.values import Batch, Phi, TaskSpec, Tensors
 from metasearch.optim import ElementwiseSGD, StepRates
 from metasearch.takeaway.adapted import AdaptedNetwork, module_of
 from metasearch.takeaway.architecture import FoundArchitecture, found, with_learned
+from metasearch.takeaway.augmentation import policy_of
 from metasearch.takeaway.describe import lines, one_line
 from metasearch.takeaway.export import export
 from metasearch.takeaway.initialize import InitializationReport, fill, initialize
@@ -505,11 +507,31 @@ class LoadedPhi:
         running = (self.manifest.model or {}).get("norm", "running") == "running"
         return with_learned(self.architecture().build(outputs, **{"running": running, **settings}), self.phi)
 
-    def save(self, path: str | Path) -> Path:
-        """Writes it elsewhere: a folder, or ``*.safetensors`` or ``*.pt`` with the initialization as a state dict; see
-        :func:`metasearch.takeaway.export.export`.
+    def augmentation(self) -> Augmentation:
+        """The learned augmentation as a transform: of single pictures in a data loader, or of batches in a training
+        step; see :class:`~metasearch.augment.module.Augmentation`.
+
+        Raises:
+            ArtifactError: if no augmentation was searched, or it cannot be built here.
+
+        Example:
+            >>> import tempfile
+            >>> from metasearch.testing.phi import LEARNER, stored_phi
+            >>> slots = {**LEARNER["slots"], "augmentation": {"type": "rand_augment", "count": 2, "level": 0.3}}
+            >>> spec = TaskSpec("classification", (1, 8, 8), 3, 3, 6)
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     learned = load(stored_phi(folder, learner={**LEARNER, "slots": slots}, spec=spec))
+            >>> augment = learned.augmentation()
+            >>> augment(torch.rand(5, 3, 32, 32)).shape
+            torch.Size([5, 3, 32, 32])
         """
-        return export(StoredPhi(self.phi, self.manifest), path)
+        return Augmentation(policy_of(self.manifest, self.phi, allow_user_code=self.allow_user_code))
+
+    def save(self, path: str | Path) -> Path:
+        """Writes it elsewhere: a folder; ``*.safetensors`` or ``*.pt`` with the initialization as a state dict; or
+        ``*.json`` with the augmentation policy. See :func:`metasearch.takeaway.export.export`.
+        """
+        return export(StoredPhi(self.phi, self.manifest), path, allow_user_code=self.allow_user_code)
 
     def __getstate__(self) -> dict[str, Any]:
         # Learners may hold what no pickle can (a module's factory) and are built again when they are needed. Arrays

@@ -34,6 +34,7 @@ __all__ = ["Blueprint", "ExperimentProgram", "TrialEvaluation", "build_program"]
 
 registry("evaluation").add("objective", "metasearch.objective:Objective")
 registry("evaluation").add("search", "metasearch.nested:NestedSearch")
+registry("evaluation").add("training", "metasearch.evaluation.training:Training")
 registry("evaluation").add("table", "metasearch.evaluation.table:Table")
 
 

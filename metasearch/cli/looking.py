@@ -99,7 +99,9 @@ def export(given: Namespace) -> int:
         print(f"serve it with mlflow models serve -m {written} --env-manager local")
         return 0
     if target.suffix and target.suffix not in _READERS:
-        raise ConfigError("--to", f"{given.to!r} ends in {target.suffix}; expected a folder, .safetensors or .pt")
+        raise ConfigError(
+            "--to", f"{given.to!r} ends in {target.suffix}; expected a folder, .safetensors, .pt or .json"
+        )
     written = place(load(given.phi, runs=given.runs).save(target))
     print(f"{written}\nload it with {_READERS[target.suffix].format(path=written)}")
     return 0
@@ -108,6 +110,7 @@ def export(given: Namespace) -> int:
 _READERS = {
     "": 'metasearch.load("{path}")',
     ".safetensors": 'model.load_state_dict(safetensors.torch.load_file("{path}"))',
+    ".json": 'metasearch.augment.Policy.from_json(pathlib.Path("{path}"))',
     ".pt": 'model.load_state_dict(torch.load("{path}"))',
 }
 

@@ -120,7 +120,8 @@ def _looking(commands: Any) -> None:
         "--to",
         required=True,
         metavar="PLACE",
-        help="a folder with all of phi, or a .safetensors or .pt file with the initialization as a state dict",
+        help="a folder with all of phi, a .safetensors or .pt file with the initialization as a state dict, or a .json "
+        "file with the augmentation policy",
     )
     export.add_argument(
         "--support",

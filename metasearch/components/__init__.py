@@ -27,6 +27,15 @@ _BUILT_IN = {
         "mlp": "metasearch.components.rules.mlp:MlpRule",
     },
     "slot.regularizer": {"proximal": "metasearch.components.regularizer:Proximal"},
+    "slot.augmentation": {
+        "none": "metasearch.components.augmentation:Nothing",
+        "given": "metasearch.components.augmentation:Given",
+        "sub_policies": "metasearch.components.augmentation:SubPolicies",
+        "rand_augment": "metasearch.components.augmentation:RandAugment",
+        "uniform": "metasearch.components.augmentation:Uniform",
+        "schedule": "metasearch.components.augmentation:Scheduled",
+        "relaxed": "metasearch.components.augmentation:RelaxedPolicy",
+    },
     "slot.norms": {"per_step": "metasearch.components.norms:PerStepNorms"},
     "slot.learning_rates": {
         "fixed": "metasearch.components.learning_rates:FixedRate",

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from metasearch.core.config import Config as BaseConfig
@@ -99,8 +101,8 @@ class Component:
         """The network's parameters ``[T, ...]`` before the first step."""
         return theta
 
-    def support(self, values: Tensors, batch: Batch, step: int, seed: int) -> Batch:
-        """The examples of one inner step."""
+    def support(self, values: Tensors, batch: Batch, step: int, seeds: NDArray[np.int64]) -> Batch:
+        """The examples of one inner step; ``seeds`` ``[T]``, one a task, are this slot's own at this step."""
         return batch
 
     def losses(self, values: Tensors, losses: Tensor, batch: Batch, step: int) -> Tensor:

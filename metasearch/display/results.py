@@ -97,7 +97,10 @@ def reuse_lines(results: Mapping[str, Any], phi: Path) -> list[str]:
         lines.append("phi.initialize(model)  # the learned weights, in a network of your own")
     if "embedding" in held:
         lines.append("phi.embedding()  # the learned network, an ordinary module")
-    if (results.get("selected") or {}).get("choices"):
+    choices = (results.get("selected") or {}).get("choices") or {}
+    if "augmentation" in held or any(".augmentation." in name for name in choices):
+        lines.append("augment = phi.augmentation()  # a transform for a data loader, or for batches on any device")
+    if choices:
         lines.append("phi.phi.choices  # what was found")
     return lines
 

@@ -427,7 +427,7 @@ class InnerLoop:
         """Loss ``[T]`` on support examples before the next step, and the buffers after it."""
         theta, number = state["theta"], state["step"]
         for slot, component in self.slots.items():
-            batch = component.support(phi.part(slot), batch, number, seed)
+            batch = component.support(phi.part(slot), batch, number, layer_seeds(task, seed, slot, number))
             theta = component.parameters(phi.part(slot), theta, number)
         seeds = layer_seeds(task, seed, "support", number)
         losses, buffers = self.example_losses(theta, state["buffers"], batch, seeds)

@@ -1,4 +1,4 @@
-"""Writes a phi somewhere else: as a folder, or its initialization (or embedding) as a state dict."""
+"""Writes a phi somewhere else: as a folder, its initialization (or embedding) as a state dict, its policy as JSON."""
 
 from __future__ import annotations
 
@@ -13,27 +13,35 @@ from metasearch.artifacts import StoredPhi, save
 from metasearch.core.errors import ArtifactError
 from metasearch.core.files import write_file
 from metasearch.core.values import Tensors
+from metasearch.takeaway.augmentation import policy_of
 
 __all__ = ["export"]
 
 
-def export(stored: StoredPhi, path: str | Path) -> Path:
+def export(stored: StoredPhi, path: str | Path, *, allow_user_code: bool = False) -> Path:
     """Writes a phi; the ending of the path says how.
 
     Args:
         stored: phi and its manifest.
         path: ``*.pt`` and ``*.safetensors`` get the learned initialization as a state dict (without what every task
-            starts at zero, which was not learned), or a metric learner's embedding; any other name becomes a folder
-            with all of phi, as a search leaves it.
+            starts at zero, which was not learned), or a metric learner's embedding; ``*.json`` gets a learned
+            augmentation policy; any other name becomes a folder with all of phi, as a search leaves it.
+        allow_user_code: whether modules that the manifest names may be imported, which a policy beside a user's own
+            network needs.
 
     Returns:
         The path.
 
     Raises:
-        ArtifactError: if a state dict is asked for and no initialization was learned, or a folder of something else is
+        ArtifactError: if a state dict or a policy is asked for and none was learned, or a folder of something else is
             in the way.
     """
     path = Path(path)
+    if path.suffix == ".json":
+        policy = policy_of(stored.manifest, stored.phi, allow_user_code=allow_user_code)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, policy.to_json().encode())
+        return path
     if path.suffix not in (".pt", ".safetensors"):
         save(path, stored.phi, stored.manifest)
         return path

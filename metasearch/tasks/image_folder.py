@@ -22,7 +22,7 @@ from metasearch.tasks.settings import SPLITS, PerSplit, PerSplitOrNone, TrainOn,
 __all__ = ["ImageFolder", "read_picture"]
 
 ENDINGS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-_SPELLINGS = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
+SPELLINGS = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
 
 
 class ImageFolder(FewShot):
@@ -126,7 +126,7 @@ def _classes(folder: Path, config: ImageFolder.Config) -> dict[str, list[Path]]:
     if not folder.is_dir():
         raise DataError(f"no folder {str(folder)!r} (looked from {Path.cwd()}); give the folder of the pictures")
     below = _folders(folder)
-    found = {split: [path for path in below if path.name in _SPELLINGS[split]] for split in SPLITS}
+    found = {split: [path for path in below if path.name in SPELLINGS[split]] for split in SPLITS}
     if found["train"]:
         splits = {split: _folders(paths[0]) for split, paths in found.items() if paths}
         empty = [split for split, paths in splits.items() if not paths]

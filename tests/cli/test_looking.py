@@ -119,7 +119,7 @@ def test_export_with_pictures_writes_a_classifier_to_serve(tmp_path: Path, capsy
 def test_export_refuses_a_format_that_it_does_not_know(tmp_path: Path, capsys: Captured) -> None:
     stored_phi(tmp_path / "phi")
     assert cli.main(["export", "phi", "--to", "weights.onnx"]) == 2
-    assert "expected a folder, .safetensors or .pt" in capsys.readouterr().err
+    assert "expected a folder, .safetensors, .pt or .json" in capsys.readouterr().err
 
 
 def test_a_phi_that_is_not_there_is_an_error_of_its_own(capsys: Captured) -> None:

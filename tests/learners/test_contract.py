@@ -69,6 +69,22 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             },
         },
     ),
+    "augmented by choice": (
+        OMNIGLOT,
+        {
+            "type": "inner_loop",
+            "model": {"type": "conv4", "filters": 4},
+            "slots": {"augmentation": {"type": "rand_augment", "operations": "strokes"}},
+        },
+    ),
+    "augmented by gradient": (
+        OMNIGLOT,
+        {
+            "type": "inner_loop",
+            "model": {"type": "conv4", "filters": 4},
+            "slots": {"initialization": {"type": "random"}, "augmentation": {"type": "relaxed", "count": 2}},
+        },
+    ),
     "class means": (
         OMNIGLOT,
         {
