@@ -333,10 +333,10 @@ def _check_used(experiment: Experiment, program: ExperimentProgram, evaluation: 
         )
     if file.test.derive is not None and not hasattr(slots["architecture"], "derived") and len(file.searchers) < 2:
         raise UnsupportedError("test.derive", "needs a searcher of weights beside that of the architecture")
-    if file.test.retrain is not None:
-        if not experiment.episodes:
-            raise UnsupportedError("test.retrain", f"an evaluation of type {kind!r} has none; leave it out")
+    if file.test.retrain is not None and experiment.episodes:
         program.retrained({})
+    elif file.test.retrain is not None and not experiment.trials:
+        raise UnsupportedError("test.retrain", f"an evaluation of type {kind!r} has none; leave it out")
     if file.test.refit is not None:
         if not experiment.episodes or experiment.space or file.validation is None:
             raise UnsupportedError(

@@ -19,7 +19,7 @@ import metasearch.evaluation
 import metasearch.learners
 import metasearch.models
 import metasearch.tasks  # noqa: F401  (these list the built-in parts)
-from metasearch.core.config import overlay
+from metasearch.core.config import overlay, validate
 from metasearch.core.contracts import Learner, TaskDistribution, Trial
 from metasearch.core.errors import ConfigError, UnsupportedError
 from metasearch.core.registry import build, registry, resolve
@@ -28,7 +28,7 @@ from metasearch.core.values import Call, Measurement
 from metasearch.estimators.episodes import Problem
 from metasearch.estimators.value import Value
 from metasearch.evaluation.baselines import Baseline
-from metasearch.schema import ExperimentFile
+from metasearch.schema import ExperimentFile, Retrain
 
 __all__ = ["Blueprint", "ExperimentProgram", "TrialEvaluation", "build_program"]
 
@@ -167,7 +167,7 @@ class ExperimentProgram:
             raise UnsupportedError("test.retrain", "trains an architecture again; the learner has no such slot")
         own = {"architecture": {"type": "chosen", "weights": "own"}, "initialization": {"type": "random"}}
         plain = overlay(without_owners(block), {"slots": own})
-        settings = overlay(plain, test.retrain.learner)
+        settings = overlay(plain, validate(Retrain, test.retrain, "test.retrain").learner)
         chosen = {name.removeprefix("learner."): value for name, value in given.items() if name.startswith("learner.")}
         try:
             return build("learner", settings, "learner", spec=self.tasks.spec(split), choices=chosen)

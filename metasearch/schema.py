@@ -70,7 +70,7 @@ class Derive(Config):
 
 
 class Retrain(Config):
-    """How what was found is trained again for the test, on new weights.
+    """How an architecture is trained again for the test, on new weights; each episode of the test is a training.
 
     Args:
         learner: settings in place of those of the search (steps, batch, slots ...). An architecture has weights of its
@@ -92,7 +92,8 @@ class Test(Config):
             once more from the start, for as many steps as validation found best; that phi is reported and tested, and
             the one that validation selected is tested beside it (``before_refit``).
         derive: how a network is drawn from a supernet, before the test.
-        retrain: how the architecture is trained again; each episode of the test is a training of its own.
+        retrain: how what was found is trained again: :class:`Retrain` where evaluations are over tasks; training runs
+            may say otherwise.
     """
 
     episodes: PositiveInt = 600
@@ -101,7 +102,7 @@ class Test(Config):
     shard: PositiveInt = 25
     refit: dict[str, Any] | None = None
     derive: Derive | None = None
-    retrain: Retrain | None = None
+    retrain: dict[str, Any] | None = None
 
 
 class Budget(Config):

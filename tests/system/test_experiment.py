@@ -63,7 +63,7 @@ searchers:
   controller: {type: policy, algorithm: reinforce, reward_split: validation}
   weights: {type: gradient, lr: 1.0e-3}
 compose:    {type: joint, proposals_per_step: 4}
-test:       {derive: {sample: 50, keep: 1, retrain: true}}
+test:       {derive: {sample: 50}}
 evaluation: {type: episodes, estimator: backprop}
 """
 
