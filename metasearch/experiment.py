@@ -72,13 +72,27 @@ class Experiment:
             ConfigError: if one cannot be built; UnsupportedError if they cannot work together.
         """
         parts = {
-            name: build("searcher", _plain(settings, self.file.budget.steps), f"searchers.{name}")
+            name: build("searcher", self._plain(name, settings), f"searchers.{name}")
             for name, settings in self.file.searchers.items()
         }
         rewards = {name: "reward" for name, settings in self.file.searchers.items() if _reward_split(settings)}
         joined = compose(parts, dict(self.slot_owners), dict(self.owners), rewards)
         joined.setup(phi, self.space, seed)
         return joined
+
+    def _plain(self, name: str, settings: Any) -> Any:
+        """A searcher's own settings: without what the experiment does for it, and with the length of its schedule and
+        the objectives.
+        """
+        if not isinstance(settings, Mapping):
+            settings = {"type": settings}
+        plain = {key: value for key, value in settings.items() if key != "reward_split"}
+        if plain.get("schedule", "constant") != "constant" and self.file.budget.steps is not None:
+            plain.setdefault("total_steps", self.file.budget.steps)
+        if getattr(_class_of(name, settings), "several", False):
+            blocks = {"objectives": self.file.objectives, "constraints": self.file.constraints}
+            plain |= {key: block for key, block in blocks.items() if block}
+        return plain
 
     def in_flight(self, searcher: Searcher) -> int:
         """Proposals worked on at a time: what the searcher says, at least one a worker; one step for gradients."""
@@ -286,8 +300,14 @@ def _check_weights(file: ExperimentFile, phi: Phi) -> None:
 def _check_used(experiment: Experiment, program: ExperimentProgram, evaluation: Any) -> None:
     """Refuses settings that nothing would read."""
     file = experiment.file
-    if file.objectives is not None:
-        raise UnsupportedError("objectives", "several objectives are not searched yet; lower one L")
+    for block in ("objectives", "constraints"):
+        alone = len(file.searchers) == 1 and all(
+            getattr(_class_of(name, settings), "several", False) for name, settings in file.searchers.items()
+        )
+        if getattr(file, block) and not alone:
+            raise UnsupportedError(
+                block, "are for one searcher that takes several figures (optuna); leave the block out to lower L"
+            )
     kind = file.evaluation.get("type", "episodes")
     if file.validation is not None and not experiment.episodes and not experiment.trials:
         raise UnsupportedError("validation", f"an evaluation of type {kind!r} has none on the way; leave the block out")
@@ -396,16 +416,6 @@ def _slot_owners(file: ExperimentFile) -> dict[str, str]:
         if _class_of(owner, file.searchers[owner]).needs_gradient:
             owners[slot] = owner
     return owners
-
-
-def _plain(settings: Any, steps: int | None) -> Any:
-    """A searcher's own settings: without what the experiment does for it, and with the length of its schedule."""
-    if not isinstance(settings, Mapping):
-        return settings
-    plain = {key: value for key, value in settings.items() if key != "reward_split"}
-    if plain.get("schedule", "constant") != "constant" and steps is not None:
-        plain.setdefault("total_steps", steps)
-    return plain
 
 
 def _reward_split(settings: Any) -> str | None:

@@ -85,6 +85,14 @@ class Outcome:
         """Where the reported phi is."""
         return self.directory.phi_path
 
+    @property
+    def pareto(self) -> list[dict[str, Any]]:
+        """What no other evaluation beats in every objective: ``evaluation``, ``choices``, ``values``; empty for one L.
+
+        It is there once the run has finished.
+        """
+        return list((self.results or {}).get("pareto") or [])
+
 
 def run(
     experiment: Experiment,
@@ -274,7 +282,7 @@ class _Drive:
     ) -> None:
         """Saves the reported phi and takes the test; figures that the record has already are not taken again."""
         records = read_journal(self.directory.journal_path)
-        best = best_proposal(records)
+        best = best_proposal(records, self.experiment.file.constraints)
         if controller.best is None:
             phi = controller.phi(best["choices"] if best else None)
             self._outputs.phi(phi, {"step": controller.step})
