@@ -98,7 +98,21 @@ class Experiment:
         """Proposals worked on at a time: what the searcher says, at least one a worker; one step for gradients."""
         if searcher.needs_gradient:
             return 1
-        return max(int(getattr(searcher, "in_flight", 1)), self.file.execution.workers)
+        return max(int(getattr(searcher, "in_flight", 1)), self.file.execution.workers, self.population or 0)
+
+    @property
+    def scheduler(self) -> dict[str, Any] | None:
+        """The settings of the scheduler, which knows the experiment's objectives."""
+        settings, objectives = self.file.scheduler, self.file.objectives
+        if settings is None or not objectives or {"metric", "weights", "objectives"} & set(settings):
+            return settings
+        return {**settings, "objectives": objectives}
+
+    @property
+    def population(self) -> int | None:
+        """How many training runs make up a population; None where they are on their own."""
+        settings = self.file.scheduler or {}
+        return int(settings["population"]) if settings.get("type") in ("pbt", "pb2") else None
 
     def takes_gradient(self) -> bool:
         """Whether a searcher needs the gradient of L."""
@@ -260,10 +274,42 @@ def _check(experiment: Experiment, program: ExperimentProgram) -> None:
             f"stops training runs early; evaluations of type {file.evaluation.get('type', 'episodes')!r} are function "
             "calls",
         )
+    _check_population(experiment)
+    _check_compared(experiment)
     if file.test is not None and experiment.episodes:
         _check_split(program, file.test.split, "test")
         for entry in file.test.baselines:
             program.function(f"baseline:{entry if isinstance(entry, str) else next(iter(entry))}")
+
+
+def _check_population(experiment: Experiment) -> None:
+    file, settings = experiment.file, experiment.file.scheduler or {}
+    if settings.get("type") in ("pbt", "pb2") and "population" not in settings:
+        raise ConfigError("scheduler.population", "is required: the number of members, which train side by side")
+    size = experiment.population
+    if size is None:
+        return
+    if file.budget.evaluations != size:
+        raise ConfigError(
+            "budget.evaluations",
+            f"is {file.budget.evaluations} and the population has {size} members; each is one evaluation, so the two "
+            "are equal",
+        )
+    if file.execution.type == "inline":
+        raise UnsupportedError(
+            "execution.type", f"is inline, and a population ({settings['type']}) trains side by side; use actors"
+        )
+
+
+def _check_compared(experiment: Experiment) -> None:
+    """That a scheduler knows how trials with several objectives compare."""
+    settings = experiment.scheduler or {}
+    if "objectives" in settings and settings.get("type") not in ("asha", "none"):
+        raise ConfigError(
+            "scheduler",
+            f"{settings.get('type')!r} compares one figure: give metric, or weights for a sum of several; asha compares "
+            "all objectives",
+        )
 
 
 def weights_of(learner: Any) -> str | None:

@@ -31,8 +31,8 @@ class Outputs:
     def __init__(self, directory: RunDirectory, experiment: Experiment) -> None:
         self._directory, self._experiment = directory, experiment
 
-    def phi(self, phi: Phi, record: Record) -> None:
-        """Writes the artifact of the best phi so far."""
+    def phi(self, phi: Phi, record: Record, schedule: Sequence[Record] = ()) -> None:
+        """Writes the artifact of the best phi so far, with the schedule that a population found."""
         tree = recorded(self._experiment.tree)
         learner = tree.get("learner") or {}
         slots = learner.get("slots", {}) if isinstance(learner, Mapping) else {}
@@ -55,6 +55,7 @@ class Outputs:
                 validation={**validation, **widths},
             ),
             spec={} if spec is None else _shapes(spec),
+            schedule=list(schedule),
         )
         artifacts.save(self._directory.phi_path, phi, manifest)
 

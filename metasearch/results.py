@@ -7,10 +7,11 @@ from typing import Any
 
 from metasearch.core.objectives import Limit, Objectives, front
 from metasearch.experiment import Experiment, recorded
+from metasearch.plan import changes_of
 from metasearch.schema import ExperimentFile
 from metasearch.tracking import RunDirectory
 
-__all__ = ["best_proposal", "flat", "pareto_set", "summarize_run"]
+__all__ = ["best_proposal", "flat", "pareto_set", "schedule_of", "summarize_run"]
 
 Record = dict[str, Any]
 
@@ -91,6 +92,27 @@ def _objectives(file: ExperimentFile) -> Objectives:
     return Objectives(file.objectives or {"L": "min"}, file.constraints or {})
 
 
+def schedule_of(records: Sequence[Record], proposal: int) -> list[dict[str, Any]]:
+    """The choices over the course of a population member's training, ``from`` (budget done) and ``choices`` each.
+
+    Where it took over another member's state, the course is the other's up to there. Empty if there is no population.
+    """
+    changes = changes_of(records)
+    courses = {
+        one["id"]: [{"from": 0, "choices": one["choices"]}]
+        for record in records
+        if record["type"] == "ask"
+        for one in record["proposals"]
+    }
+    for change in changes:
+        courses |= {
+            number: [*courses[one.source], {"from": change.step, "choices": dict(one.choices)}]
+            for number, one in change.members.items()
+            if one.source != number
+        }
+    return courses[proposal] if changes else []
+
+
 def flat(record: Mapping[str, Any]) -> dict[str, Any]:
     """The figures of a ``test`` record, each metric beside its half-width."""
     row = {"L": record["L"], "L_ci95": record["L_ci95"], "episodes": record["episodes"]}
@@ -107,7 +129,9 @@ def _selected(best: Sequence[Record], records: Sequence[Record], limits: Objecti
     found = best_proposal(records, limits.constraints)
     if found is None:
         return None
-    return {"evaluation": found["id"], "L": found["L"], "choices": found["choices"], **found["metrics"]}
+    selected = {"evaluation": found["id"], "L": found["L"], "choices": found["choices"], **found["metrics"]}
+    schedule = schedule_of(records, found["id"])
+    return {**selected, "schedule": schedule} if schedule else selected
 
 
 def _protocol(experiment: Experiment) -> dict[str, Any]:
