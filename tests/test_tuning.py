@@ -59,11 +59,11 @@ def test_restored_and_unpickled_searchers_suggest_what_the_first_would_have(tmp_
 def test_what_is_to_be_raised_is_raised_and_what_is_no_number_fails() -> None:
     searcher = TuneSearcher(TPE, {"x": {"float": [0.0, 1.0]}}, metric="accuracy", mode="max")
     values = []
-    for number in range(20):
+    for number in range(30):
         values.append(searcher.suggest(str(number))["x"])
         result = {0: None, 1: {"other": 1.0}, 2: {"accuracy": float("nan")}}.get(number, {"accuracy": values[-1]})
         searcher.on_trial_complete(str(number), result)
-    assert sum(values[10:]) / 10 > 0.7
+    assert sum(values[20:]) / 10 > 0.75
 
 
 def test_tunes_own_ranges_are_understood() -> None:
@@ -106,12 +106,12 @@ from ray import tune
 from ray.tune.search import ConcurrencyLimiter
 import metasearch as ms
 
-folder = Path(sys.argv[1])
+folder, delay = Path(sys.argv[1]), float(sys.argv[2])
 
 def train(config):
     with (folder / "trained").open("a") as file:
         file.write(f"{config['x']!r}\\n")
-    time.sleep(float(sys.argv[2]))
+    time.sleep(delay)
     tune.report({"loss": (config["x"] - 0.3) ** 2})
 
 os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "0"
@@ -129,7 +129,6 @@ else:
         run_config=tune.RunConfig(name="tuner", storage_path=str(folder), verbose=0),
     )
 results = tuner.fit()
-ordered = sorted(results, key=lambda one: one.metrics["trial_id"])
 (folder / "done.json").write_text(json.dumps([one.config["x"] for one in results]))
 '''
 
@@ -140,11 +139,11 @@ def test_a_tuner_with_a_concurrency_limit_uses_it(local_ray: None, tmp_path: Pat
     tuner = tune.Tuner(
         lambda config: tune.report({"loss": loss(config)}),
         param_space={"lr": tune.loguniform(1e-4, 1.0), "net": {"width": tune.choice([8, 32]), "depth": 2}},
-        tune_config=tune.TuneConfig(metric="loss", mode="min", search_alg=search, num_samples=6),
+        tune_config=tune.TuneConfig(metric="loss", mode="min", search_alg=search, num_samples=3),
         run_config=tune.RunConfig(name="plain", storage_path=str(tmp_path), verbose=0),
     )
     results = tuner.fit()
-    assert len(results) == 6
+    assert len(results) == 3
     assert results.num_errors == 0
     assert all(one.config["net"]["depth"] == 2 for one in results)
     saved = [path for path in (tmp_path / "plain").rglob("*") if "searcher" in path.name]
