@@ -307,7 +307,7 @@ def _check_compared(experiment: Experiment) -> None:
     if "objectives" in settings and settings.get("type") not in ("asha", "none"):
         raise ConfigError(
             "scheduler",
-            f"{settings.get('type')!r} compares one figure: give metric, or weights for a sum of several; asha compares "
+            f"{settings.get('type')!r} compares one figure: give metric, or weights for a sum; asha compares "
             "all objectives",
         )
 

@@ -35,7 +35,9 @@ def go_on(searcher, start, end):
 
 def test_suggestions_are_configurations_with_constants_in_place() -> None:
     configs = go_on(TuneSearcher(TPE, SPACE, metric="loss", mode="min"), 0, 12)
-    assert all(1e-4 <= one["lr"] <= 1 and one["net"]["width"] in (8, 32) and one["net"]["depth"] == 2 for one in configs)
+    assert all(
+        1e-4 <= one["lr"] <= 1 and one["net"]["width"] in (8, 32) and one["net"]["depth"] == 2 for one in configs
+    )
     assert min(map(loss, configs[6:])) < min(map(loss, configs[:3]))
 
 
@@ -98,7 +100,7 @@ def test_wrong_use_is_explained() -> None:
         TuneSearcher(TPE, SPACE).suggest("a")
 
 
-SCRIPT = '''
+SCRIPT = """
 import json, os, sys, time
 from pathlib import Path
 import ray
@@ -130,7 +132,7 @@ else:
     )
 results = tuner.fit()
 (folder / "done.json").write_text(json.dumps([one.config["x"] for one in results]))
-'''
+"""
 
 
 @pytest.mark.ray

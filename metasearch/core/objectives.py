@@ -61,9 +61,7 @@ class Objectives:
         Raises:
             ConfigError: if one was not measured.
         """
-        return [
-            _value(values, name, path) * (1.0 if way == "min" else -1.0) for name, way in self.directions.items()
-        ]
+        return [_value(values, name, path) * (1.0 if way == "min" else -1.0) for name, way in self.directions.items()]
 
     def excesses(self, values: Mapping[str, float]) -> dict[str, float]:
         """How far each limit is passed; 0 or less where it holds."""

@@ -86,7 +86,9 @@ class PopulationScheduler(PopulationBasedTraining):
         """
         self._size = size
         for change in changes:
-            at = {number: [one for one in reports.get(number, ()) if one.step == change.step] for number in change.members}
+            at = {
+                number: [one for one in reports.get(number, ()) if one.step == change.step] for number in change.members
+            }
             self.observe(change.step, {number: self._score(found[0]) for number, found in at.items() if found})
             self._take(change)
             self._next_perturbation_sync = change.step + self.settings.interval
@@ -117,7 +119,7 @@ class PopulationScheduler(PopulationBasedTraining):
     ) -> None:
         if trial in lower_quantile:
             member, step = self._call(trial).proposal, self._trial_state[trial].last_train_time
-            drawn = random.Random(derive(self.seed, "source", step, member))  # noqa: S311 -- no secret
+            drawn = random.Random(derive(self.seed, "source", step, member))
             upper_quantile = [drawn.choice(upper_quantile)]
         super()._checkpoint_or_exploit(trial, tune_controller, upper_quantile, lower_quantile)
 

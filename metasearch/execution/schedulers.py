@@ -75,7 +75,9 @@ class Ranking(Config):
             ConfigError: if the report lacks a metric.
         """
         self._metric(report, self.metric)  # a run that is stopped is recorded with it
-        value = sum(weight * self._metric(report, name) for name, weight in (self.weights or {self.metric: 1.0}).items())
+        value = sum(
+            weight * self._metric(report, name) for name, weight in (self.weights or {self.metric: 1.0}).items()
+        )
         worst = _WORST if self.mode == "min" else -_WORST
         return max(-_WORST, min(_WORST, value)) if math.isfinite(value) else worst
 
@@ -259,7 +261,7 @@ class _ParetoAsha(ASHAScheduler):
 
 
 class _ParetoBracket(_Bracket):
-    """A trial passes a rung if it is among the best ``1 / reduction`` of those that have come there, itself included."""
+    """A trial passes a rung if it is among the best ``1 / reduction`` of those that came there, itself included."""
 
     def on_result(self, trial: Any, cur_iter: int, cur_rew: Any) -> str:
         for milestone, recorded in self._rungs:  # the highest first

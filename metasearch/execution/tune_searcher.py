@@ -82,7 +82,7 @@ class TuneAdapter(TuneBase):  # type: ignore[misc]  # Ray has no annotations
         return dict(substitute(extract(self._tree)[0], proposal.choices))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tells what a trial came to; without the metric it counts as failed, with one that is not finite as diverged."""
+        """Tells what a trial came to; without the metric it failed, with one not finite it diverged."""
         if trial_id not in self._open:
             _log.warning("trial %s was not suggested by this searcher; what it came to is not learned from", trial_id)
             return
@@ -127,7 +127,7 @@ class TuneAdapter(TuneBase):  # type: ignore[misc]  # Ray has no annotations
                 self._tell(trial_id, content)
             elif (again := dict(self._ask(trial_id).choices)) != content:
                 raise ResumeError(
-                    f"asked again, the searcher suggests {again} for trial {trial_id}, and it suggested {content} before; "
+                    f"asked again, the searcher suggests {again} for trial {trial_id}, before it was {content}; "
                     "restore with the searcher, the space, the seed and the versions of the first start"
                 )
         self._events = [list(event) for event in events]

@@ -92,7 +92,7 @@ def done_proposals(history: History) -> list[Proposed]:
 
 
 def parallel_coordinates(history: History) -> Figure:
-    """A line for each proposal through its choices to its L(φ); the better, the more orange, and the further in front."""
+    """A line for each proposal through its choices to its L(φ); better ones are more orange and further in front."""
     done = done_proposals(history)[:_LINES]
     names = _varied(done)[:_AXES]
     scales = {name: Scale.of([one.choices[name] for one in done if name in one.choices]) for name in names}
@@ -157,7 +157,9 @@ def importances(history: History) -> dict[str, float]:
     seen.
     """
     done = done_proposals(history)
-    found = {name: importance([(one.choices[name], one.L) for one in done if name in one.choices]) for name in _varied(done)}
+    found = {
+        name: importance([(one.choices[name], one.L) for one in done if name in one.choices]) for name in _varied(done)
+    }
     total = sum(found.values())
     shares = {name: value / total if total else 0.0 for name, value in found.items()}
     return dict(sorted(shares.items(), key=lambda item: -item[1]))
@@ -188,7 +190,9 @@ def importance_bars(history: History) -> Figure:
     places = range(len(found))
     axes.barh(places, [100 * share for share in found.values()], color=SEARCH, height=0.62)
     for place, share in zip(places, found.values(), strict=True):
-        axes.annotate(f"{100 * share:.0f} %", (100 * share, place), xytext=(4, 0), textcoords="offset points", va="center")
+        axes.annotate(
+            f"{100 * share:.0f} %", (100 * share, place), xytext=(4, 0), textcoords="offset points", va="center"
+        )
     axes.set_yticks(places, [labels[name] for name in found])
     axes.set_ylim(len(found) - 0.4, -0.6)
     axes.set_xlabel("share of the importance (%)")
@@ -319,7 +323,14 @@ def _vertical(axes: Axes, place: float, ticks: Sequence[tuple[float, str]]) -> N
         axes.plot([place - 0.015, place + 0.015], [height, height], color=GUIDE, lw=1, zorder=3)
         box = {"fc": "white", "ec": FAINT, "alpha": 0.85, "pad": 1.2, "lw": 0.5}
         axes.annotate(
-            text, (place, height), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8.5, bbox=box, zorder=4
+            text,
+            (place, height),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8.5,
+            bbox=box,
+            zorder=4,
         )
 
 

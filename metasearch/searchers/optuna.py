@@ -131,9 +131,7 @@ class Optuna(ChoiceSearcher[optuna.Trial]):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             sampler = _sampler(self.config, self._space, derive(self._seed, "optuna") % 2**32)
-            self._study = optuna.create_study(
-                sampler=sampler, directions=["minimize"] * len(self.config.objectives)
-            )
+            self._study = optuna.create_study(sampler=sampler, directions=["minimize"] * len(self.config.objectives))
         for point in self.config.points:
             self._study.enqueue_trial(dict(point))
 

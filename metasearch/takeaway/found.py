@@ -39,7 +39,9 @@ class FoundSchedule:
         self.steps = steps
         self.pieces: list[tuple[int, dict[str, Any]]] = []
         for one in pieces:
-            own = {name.removeprefix(prefix): value for name, value in one["choices"].items() if name.startswith(prefix)}
+            own = {
+                name.removeprefix(prefix): value for name, value in one["choices"].items() if name.startswith(prefix)
+            }
             self.pieces.append((int(one["from"]), plain_config(settings, own)))
 
     def config(self, step: int) -> dict[str, Any]:

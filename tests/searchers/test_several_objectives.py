@@ -21,7 +21,9 @@ def values(choices: Any) -> dict[str, float]:
     return {"L": choices["x"] ** 2 + worse, "gain": -((choices["x"] - 2) ** 2) - worse}
 
 
-def search(evaluations: int, seed: int = 0, bad: frozenset[int] = frozenset(), **settings: Any) -> tuple[Any, list[Any]]:
+def search(
+    evaluations: int, seed: int = 0, bad: frozenset[int] = frozenset(), **settings: Any
+) -> tuple[Any, list[Any]]:
     searcher = build("searcher", {"type": "optuna", "objectives": OBJECTIVES, **settings})
     searcher.setup(Phi(), SPACE, seed)
     asked = []

@@ -1,4 +1,4 @@
-"""A training run as people write it: a small regression with checkpoints, its draws from the trial's seed and the epoch."""
+"""A training run as people write it: a small regression with checkpoints, seeded by trial and epoch."""
 
 from typing import Any
 
@@ -14,7 +14,9 @@ RATE = {"lr": {"float": [1e-4, 1.0], "log": True}, "weight_decay": {"float": [1e
 
 def train(config: dict[str, Any], trial: Trial) -> dict[str, float]:
     torch.manual_seed(7)
-    net = nn.Sequential(nn.Linear(1, int(config.get("width", 16))), nn.Tanh(), nn.Linear(int(config.get("width", 16)), 1))
+    net = nn.Sequential(
+        nn.Linear(1, int(config.get("width", 16))), nn.Tanh(), nn.Linear(int(config.get("width", 16)), 1)
+    )
     optimizer = torch.optim.SGD(net.parameters(), lr=1.0, momentum=0.8)
     begun, loss = 0, torch.tensor(float("nan"))
     if trial.restored is not None:
