@@ -86,9 +86,9 @@ class Gains:
     """
 
     def __init__(self, space: Space, interval: int) -> None:
-        self._names = [
-            name for name, one in space.dimensions.items() if one.when is None and not isinstance(one, Choice)
-        ]
+        self._numbers = {
+            name: one for name, one in space.dimensions.items() if one.when is None and not isinstance(one, Choice)
+        }
         self._space, self._interval = space, interval
         self._rows: list[tuple[float, float, list[float], float]] = []
         self._standing: dict[int, tuple[int, float]] = {}
@@ -113,12 +113,12 @@ class Gains:
         """The choices with the highest upper confidence bound on the gain, for a member that stands where ``source``
         does; random ones while nothing is known. Those proposed since the last wait lower the doubt around them.
         """
-        drawn = Draws([seed], "bandit").uniform(_CANDIDATES * max(len(self._names), 1))[0].reshape(_CANDIDATES, -1)
+        drawn = Draws([seed], "bandit").uniform(_CANDIDATES * max(len(self._numbers), 1))[0].reshape(_CANDIDATES, -1)
         best = drawn[0]
-        if self._rows and self._names and source in self._standing:
+        if self._rows and self._numbers and source in self._standing:
             best = drawn[int(self._bounds(drawn, *self._standing[source]).argmax())]
         self._running.append(best.tolist())
-        places = dict(zip(self._names, best.tolist(), strict=False))
+        places = dict(zip(self._numbers, best.tolist(), strict=False))
         return self._space.walk(
             lambda name, dimension: (
                 dimension.at(min(places[name], 1 - 1e-9)) if name in places else choices.get(name, dimension.at(0.0))
@@ -146,7 +146,7 @@ class Gains:
         return np.asarray(mean + math.sqrt(beta) * doubt)
 
     def _places(self, choices: Mapping[str, Any]) -> list[float]:
-        return [float(self._space.dimensions[name].place(choices[name])) for name in self._names]
+        return [float(one.place(choices[name])) for name, one in self._numbers.items()]
 
 
 def _with_running(process: Process, doubt: Array, now: Array, wanted: Array, running: Array) -> Array:

@@ -174,7 +174,7 @@ def importance(tried: Sequence[tuple[Any, float]]) -> float:
     if scale.numeric:
         grid = np.linspace(0, 1, 101)
         # One width for both, so that it is not the smaller sample's blur that tells them apart.
-        width = max(1.06 * float(places.std()) * len(best) ** -0.2, 0.02)
+        width = max(1.06 * float(best.std()) * len(best) ** -0.2, 0.02)
         every, top = (_density(one, grid, width) for one in (places, best))
     else:
         every, top = (_shares(one, len(scale.options)) for one in (places, best))
