@@ -295,7 +295,7 @@ class Executor(Protocol):
         """Queues a call; never blocks."""
         ...
 
-    def wait(self, timeout_s: float | None = None) -> list[tuple[Call, Report | Change | Measurement | Failure]]:
+    def wait(self, timeout_s: float | None = None) -> Sequence[tuple[Call, Report | Change | Measurement | Failure]]:
         """What has arrived since, in order of arrival; blocks until there is something or the time is over (then
         empty). A change concerns a whole population, whichever of its calls it comes with.
         """

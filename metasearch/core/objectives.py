@@ -108,8 +108,8 @@ def order(vectors: Sequence[Sequence[float]]) -> list[int]:
 
 def _levels(values: NDArray[np.float64]) -> NDArray[np.int64]:
     """``[n]``: 0 for what nothing dominates, 1 for what only those do, and so on."""
-    no_worse = (values[:, None] <= values[None]).all(-1)
-    dominates = no_worse & (values[:, None] < values[None]).any(-1)
+    no_worse = np.all(values[:, None] <= values[None], axis=-1)
+    dominates: NDArray[np.bool_] = np.asarray(no_worse & np.any(values[:, None] < values[None], axis=-1))
     levels = np.full(len(values), -1)
     level = 0
     while (levels < 0).any():

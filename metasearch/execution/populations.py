@@ -95,7 +95,8 @@ class PopulationScheduler(PopulationBasedTraining):
 
     def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:
         # Tune allows no searcher beside this scheduler; the desk's hands out trials and proposes nothing.
-        super().on_trial_add(SimpleNamespace(search_alg=None), trial)
+        nobody: Any = SimpleNamespace(search_alg=None)
+        super().on_trial_add(nobody, trial)
         state = self._trial_state[trial]
         state.last_perturbation_time = state.last_train_time = self._begun
         self._choices.setdefault(self._call(trial).proposal, self._call(trial).phi.choices)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 from ray import tune
 from ray.tune import FailureConfig, RunConfig, TuneConfig, Tuner
+from ray.tune.schedulers import TrialScheduler
 
 from metasearch.core.errors import ExecutionError, MetasearchError
 from metasearch.core.space import Space
@@ -128,6 +129,7 @@ class Trials:
         # A bracket halves what it knows: it must see trials before they run. Ray's resources then bound how many do.
         at_once = None if isinstance(self._ranking, HyperBand | Population) else workers
         self._desk = Desk(at_once, self._ranking)
+        self._scheduler: TrialScheduler
         if isinstance(self._ranking, Population):
             self._scheduler = population_scheduler(self._ranking, self._desk, space or Space(), seed)
         else:

@@ -25,7 +25,7 @@ __all__ = ["TuneAdapter", "ranges"]
 _log = logging.getLogger(__name__)
 
 
-class TuneAdapter(TuneBase):  # type: ignore[misc]  # Ray has no annotations
+class TuneAdapter(TuneBase):
     """What Tune asks of a ``search_alg``, answered by ask and tell.
 
     What was suggested and what came of it is its state: saved as JSON, and restored by asking and telling again.
@@ -181,9 +181,10 @@ def _named(key: Any, value: Any) -> Any:
 
 
 def _range(domain: Domain) -> dict[str, Any]:
-    sampler, step = domain.get_sampler(), None
+    sampler: Any = domain.get_sampler()  # type: ignore[no-untyped-call]
+    step = None
     if isinstance(sampler, Quantized):
-        step, sampler = sampler.q, sampler.sampler or domain.default_sampler_cls()
+        step, sampler = sampler.q, sampler.sampler
     if isinstance(domain, Categorical):
         return {"choice": list(domain.categories)}
     log = type(sampler).__name__ == "_LogUniform"

@@ -76,7 +76,7 @@ class Optuna(ChoiceSearcher[optuna.Trial]):
         sampler: Any = "tpe"
         in_flight: int = Field(default=1, ge=1)
         points: tuple[Mapping[str, Any], ...] = ()
-        objectives: dict[str, Direction] = Field(default_factory=lambda: {"L": "min"}, min_length=1)
+        objectives: dict[str, Direction] = Field(default={"L": "min"}, min_length=1)
         constraints: dict[str, Limit] = Field(default_factory=dict)
         n_startup_trials: int | None = Field(default=None, ge=0)
         n_ei_candidates: int = Field(default=24, ge=1)
