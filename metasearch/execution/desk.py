@@ -19,6 +19,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
+from metasearch.core.errors import MetasearchError
 from metasearch.core.values import Call, Change, Failure, Measurement, Report
 from metasearch.execution.losses import lost_failure
 from metasearch.execution.packing import pack, resolved, unpack
@@ -80,6 +81,8 @@ class Desk:
     def __init__(self, workers: int | None, ranking: Ranking | None) -> None:
         self.arrived: SimpleQueue[tuple[Call, Outcome] | BaseException] = SimpleQueue()
         self.ranking = ranking
+        self.error: MetasearchError | None = None
+        """Why a scheduler gave up; Tune keeps no more than the text of what is raised in its loop."""
         self._workers = workers
         self._queued: deque[Flight] = deque()
         self._live: dict[int, Flight] = {}

@@ -159,10 +159,11 @@ class PopulationScheduler(PopulationBasedTraining):
     def _checkpoint(self, number: int) -> str:
         report = self._reports[number]
         if report.checkpoint is None:
-            raise ExecutionError(
+            self._desk.error = ExecutionError(
                 f"members of a population take over each other's checkpoints, and proposal {number} saved none before "
                 f"its report of step {report.step}; write one into trial.checkpoint() before each report"
             )
+            raise self._desk.error
         return report.checkpoint
 
     def _call(self, trial: TuneTrial) -> Call:

@@ -228,4 +228,4 @@ class Trials:
         try:
             Tuner(self._trainable, tune_config=config, run_config=run).fit()
         except BaseException as error:  # noqa: BLE001 -- raised by wait(), in the thread that can act on it
-            self._desk.arrived.put(error)
+            self._desk.arrived.put(self._desk.error or error)
