@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from metasearch.core.space import Choice, Float, Int, Space
     from metasearch.core.values import Batch, Losses, Phi, Task, TaskSpec
     from metasearch.tasks.base import FewShot
+    from metasearch.tuning import TuneSearcher
 
 __version__ = "0.1.0"
 
@@ -31,6 +32,7 @@ _PLACES = {
     "core.space": ("Choice", "Float", "Int", "Space"),
     "core.values": ("Batch", "Losses", "Phi", "Task", "TaskSpec"),
     "tasks.base": ("FewShot",),
+    "tuning": ("TuneSearcher",),
 }
 _HOME = {name: module for module, names in _PLACES.items() for name in names}
 
@@ -47,6 +49,7 @@ __all__ = [
     "Space",
     "Task",
     "TaskSpec",
+    "TuneSearcher",
     "check",
     "evaluate",
     "extend",

@@ -20,7 +20,7 @@ from metasearch.core.contracts import Executor
 from metasearch.core.errors import ResumeError
 from metasearch.core.values import Phi, Report
 from metasearch.experiment import Experiment, load, weights_of
-from metasearch.plan import Plan, Record
+from metasearch.plan import Plan, Record, changes_of
 from metasearch.program import ExperimentProgram, build_program
 from metasearch.tracking import RunDirectory
 
@@ -60,7 +60,9 @@ def open_executor(experiment: Experiment, folder: Path, history: Sequence[Record
         executor = execution.Trials(
             setup,
             settings.workers,
-            scheduler=experiment.file.scheduler,
+            scheduler=experiment.scheduler,
+            space=experiment.space,
+            seed=seeding.derive(experiment.file.seed, "scheduler"),
             storage=storage,
             gpus_per_worker=settings.gpus_per_worker,
             cpus_per_worker=settings.cpus_per_worker,
@@ -68,7 +70,11 @@ def open_executor(experiment: Experiment, folder: Path, history: Sequence[Record
             threads=numerics.threads,
             inner_workers=settings.inner_workers,
         )
-        executor.restore(_finished(history))
+        if experiment.population:
+            finished = sum(one["type"] == "evaluation" for one in history)
+            executor.restore_population(experiment.population - finished, changes_of(history), _reports(history))
+        else:
+            executor.restore(_finished(history))
     else:
         executor = execution.Actors(
             setup,
@@ -87,11 +93,16 @@ def open_executor(experiment: Experiment, folder: Path, history: Sequence[Record
 
 def _finished(history: Sequence[Record]) -> list[tuple[int, list[Report]]]:
     """The reports of the training runs that have ended, in the order of the record: what a scheduler decides by."""
+    reports = _reports(history)
+    return [(one["id"], reports.get(one["id"], [])) for one in history if one["type"] == "evaluation"]
+
+
+def _reports(history: Sequence[Record]) -> dict[int, list[Report]]:
     reports: dict[int, list[Report]] = {}
     for one in history:
         if one["type"] == "report":
             reports.setdefault(one["id"], []).append(Report(one["step"], one["metrics"], one["checkpoint"]))
-    return [(one["id"], reports.get(one["id"], [])) for one in history if one["type"] == "evaluation"]
+    return reports
 
 
 @contextmanager
@@ -152,4 +163,5 @@ def plan_of(experiment: Experiment, in_flight: int) -> Plan:
         select="L" if validation is None else validation.select,
         checkpoint_every=file.checkpoints.every or (validation.every if validation else 100),
         interruptible=experiment.trials,
+        population=experiment.population is not None,
     )

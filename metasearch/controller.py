@@ -15,8 +15,20 @@ from typing import Any
 from metasearch.core import seeds as seeding
 from metasearch.core.contracts import Executor, Searcher
 from metasearch.core.errors import ExecutionError, ResumeError
-from metasearch.core.values import Call, Estimate, Evaluation, Failure, Measurement, Phi, Proposal, Report
-from metasearch.plan import Ask, Evaluator, Journal, Plan, Record, Store, compare, fields_of, from_record
+from metasearch.core.values import Call, Change, Estimate, Evaluation, Failure, Measurement, Phi, Proposal, Report
+from metasearch.plan import (
+    Ask,
+    Evaluator,
+    Journal,
+    Plan,
+    Record,
+    Store,
+    changes_of,
+    compare,
+    detail_of,
+    fields_of,
+    from_record,
+)
 
 __all__ = ["Controller", "Validate"]
 
@@ -210,21 +222,35 @@ class Controller:
         return [dataclasses.replace(call, step=step) for call in calls]
 
     def _continued(self, call: Call) -> Call:
-        """A training run that an earlier driver left goes on from the newest checkpoint that it reported."""
+        """A training run that an earlier driver left goes on from the newest checkpoint that it reported; a member of a
+        population from where the last change left it, since members compare themselves at the same step.
+        """
+        if self.plan.population:
+            return self._as_member(call)
         saved = [one for one in self._reports.get(call.proposal, []) if one.checkpoint is not None]
         if not saved:
             return call
         extra = {**call.extra, "restored": saved[-1].checkpoint, "after": saved[-1].step}
         return dataclasses.replace(call, extra=extra)
 
+    def _as_member(self, call: Call) -> Call:
+        changes = [change for change in changes_of(self._history) if call.proposal in change.members]
+        if not changes:
+            return call
+        member = changes[-1].members[call.proposal]
+        extra = {**call.extra, "restored": member.checkpoint, "after": changes[-1].step}
+        return dataclasses.replace(call, phi=self.executor.put(self.phi(member.choices)), extra=extra)
+
     # Answers
 
-    def _take(self, call: Call, outcome: Report | Measurement | Failure) -> None:
+    def _take(self, call: Call, outcome: Report | Change | Measurement | Failure) -> None:
         expected = self._calls.get((call.proposal, call.index))
         if expected is None or expected.seeds != call.seeds:
             return  # an answer for shards of a size that was given up
         if isinstance(outcome, Report):
             self._report(call.proposal, outcome)
+        elif isinstance(outcome, Change):
+            self._record("event", event="population", detail=detail_of(outcome))
         elif isinstance(outcome, Failure):
             self._failed(call, outcome)
         else:

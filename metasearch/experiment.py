@@ -73,7 +73,7 @@ class Experiment:
             ConfigError: if one cannot be built; UnsupportedError if they cannot work together.
         """
         parts = {
-            name: build("searcher", _plain(settings, self.file.budget.steps), f"searchers.{name}")
+            name: build("searcher", self._plain(name, settings), f"searchers.{name}")
             for name, settings in self.file.searchers.items()
         }
         rewards = {name: "reward" for name, settings in self.file.searchers.items() if _reward_split(settings)}
@@ -81,11 +81,39 @@ class Experiment:
         joined.setup(phi, self.space, seed)
         return joined
 
+    def _plain(self, name: str, settings: Any) -> Any:
+        """A searcher's own settings: without what the experiment does for it, and with the length of its schedule and
+        the objectives.
+        """
+        if not isinstance(settings, Mapping):
+            settings = {"type": settings}
+        plain = {key: value for key, value in settings.items() if key != "reward_split"}
+        if plain.get("schedule", "constant") != "constant" and self.file.budget.steps is not None:
+            plain.setdefault("total_steps", self.file.budget.steps)
+        if getattr(_class_of(name, settings), "several", False):
+            blocks = {"objectives": self.file.objectives, "constraints": self.file.constraints}
+            plain |= {key: block for key, block in blocks.items() if block}
+        return plain
+
     def in_flight(self, searcher: Searcher) -> int:
         """Proposals worked on at a time: what the searcher says, at least one a worker; one step for gradients."""
         if searcher.needs_gradient:
             return 1
-        return max(int(getattr(searcher, "in_flight", 1)), self.file.execution.workers)
+        return max(int(getattr(searcher, "in_flight", 1)), self.file.execution.workers, self.population or 0)
+
+    @property
+    def scheduler(self) -> dict[str, Any] | None:
+        """The settings of the scheduler, which knows the experiment's objectives."""
+        settings, objectives = self.file.scheduler, self.file.objectives
+        if settings is None or not objectives or {"metric", "weights", "objectives"} & set(settings):
+            return settings
+        return {**settings, "objectives": objectives}
+
+    @property
+    def population(self) -> int | None:
+        """How many training runs make up a population; None where they are on their own."""
+        settings = self.file.scheduler or {}
+        return int(settings["population"]) if settings.get("type") in ("pbt", "pb2") else None
 
     def takes_gradient(self) -> bool:
         """Whether a searcher needs the gradient of L."""
@@ -271,11 +299,43 @@ def _check(experiment: Experiment, program: ExperimentProgram) -> None:
             f"stops training runs early; evaluations of type {file.evaluation.get('type', 'episodes')!r} are function "
             "calls",
         )
+    _check_population(experiment)
+    _check_compared(experiment)
     if file.test is not None and experiment.episodes:
         _check_split(program, file.test.split, "test")
         takes_list(program.tasks, file.test.split, file.test.episodes, "test")
         for entry in file.test.baselines:
             program.function(f"baseline:{entry if isinstance(entry, str) else next(iter(entry))}")
+
+
+def _check_population(experiment: Experiment) -> None:
+    file, settings = experiment.file, experiment.file.scheduler or {}
+    if settings.get("type") in ("pbt", "pb2") and "population" not in settings:
+        raise ConfigError("scheduler.population", "is required: the number of members, which train side by side")
+    size = experiment.population
+    if size is None:
+        return
+    if file.budget.evaluations != size:
+        raise ConfigError(
+            "budget.evaluations",
+            f"is {file.budget.evaluations} and the population has {size} members; each is one evaluation, so the two "
+            "are equal",
+        )
+    if file.execution.type == "inline":
+        raise UnsupportedError(
+            "execution.type", f"is inline, and a population ({settings['type']}) trains side by side; use actors"
+        )
+
+
+def _check_compared(experiment: Experiment) -> None:
+    """That a scheduler knows how trials with several objectives compare."""
+    settings = experiment.scheduler or {}
+    if "objectives" in settings and settings.get("type") not in ("asha", "none"):
+        raise ConfigError(
+            "scheduler",
+            f"{settings.get('type')!r} compares one figure: give metric, or weights for a sum; asha compares "
+            "all objectives",
+        )
 
 
 def weights_of(learner: Any) -> str | None:
@@ -312,8 +372,14 @@ def _check_weights(file: ExperimentFile, phi: Phi) -> None:
 def _check_used(experiment: Experiment, program: ExperimentProgram, evaluation: Any) -> None:
     """Refuses settings that nothing would read."""
     file = experiment.file
-    if file.objectives is not None:
-        raise UnsupportedError("objectives", "several objectives are not searched yet; lower one L")
+    for block in ("objectives", "constraints"):
+        alone = len(file.searchers) == 1 and all(
+            getattr(_class_of(name, settings), "several", False) for name, settings in file.searchers.items()
+        )
+        if getattr(file, block) and not alone:
+            raise UnsupportedError(
+                block, "are for one searcher that takes several figures (optuna); leave the block out to lower L"
+            )
     kind = file.evaluation.get("type", "episodes")
     if file.validation is not None and not experiment.episodes and not experiment.trials:
         raise UnsupportedError("validation", f"an evaluation of type {kind!r} has none on the way; leave the block out")
@@ -435,16 +501,6 @@ def _slot_owners(file: ExperimentFile) -> dict[str, str]:
         if _class_of(owner, file.searchers[owner]).needs_gradient:
             owners[slot] = owner
     return owners
-
-
-def _plain(settings: Any, steps: int | None) -> Any:
-    """A searcher's own settings: without what the experiment does for it, and with the length of its schedule."""
-    if not isinstance(settings, Mapping):
-        return settings
-    plain = {key: value for key, value in settings.items() if key != "reward_split"}
-    if plain.get("schedule", "constant") != "constant" and steps is not None:
-        plain.setdefault("total_steps", steps)
-    return plain
 
 
 def _reward_split(settings: Any) -> str | None:

@@ -23,6 +23,7 @@ from metasearch.takeaway.architecture import FoundArchitecture, found, with_lear
 from metasearch.takeaway.augmentation import policy_of
 from metasearch.takeaway.describe import lines, one_line
 from metasearch.takeaway.export import export
+from metasearch.takeaway.found import FoundSchedule, found_schedule
 from metasearch.takeaway.initialize import InitializationReport, fill, initialize
 from metasearch.takeaway.inputs import as_examples, as_targets
 from metasearch.takeaway.pictures import inverted, read_class_folders, read_images
@@ -144,6 +145,15 @@ class LoadedPhi:
     def choices(self) -> dict[str, Any]:
         """What was chosen of a space, by full name; empty where nothing was."""
         return dict(self.phi.choices)
+
+    @property
+    def schedule(self) -> FoundSchedule:
+        """Settings over the course of a training run, as population-based training found them.
+
+        Raises:
+            ArtifactError: if no population was searched.
+        """
+        return found_schedule(self.manifest)
 
     def initialization(self) -> Tensors:
         """The learned initial parameters by the network's own names (copies); empty if none were learned.

@@ -33,8 +33,8 @@ class Outputs:
         self._directory, self._experiment = directory, experiment
         self._refits = experiment.file.test is not None and experiment.file.test.refit is not None
 
-    def phi(self, phi: Phi, record: Record) -> None:
-        """Writes the artifact of the best phi so far."""
+    def phi(self, phi: Phi, record: Record, schedule: Sequence[Record] = ()) -> None:
+        """Writes the artifact of the best phi so far, with the schedule that a population found."""
         tree = recorded(self._experiment.tree)
         learner = tree.get("learner") or {}
         slots = learner.get("slots", {}) if isinstance(learner, Mapping) else {}
@@ -57,6 +57,7 @@ class Outputs:
                 validation={**validation, **widths},
             ),
             spec={} if spec is None else _shapes(spec),
+            schedule=list(schedule),
         )
         artifacts.save(self._directory.phi_path, phi, manifest)
         if self._refits:

@@ -3,15 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from metasearch.core.errors import ResumeError
-from metasearch.core.values import Call, Estimate, Evaluation, Failure, Measurement, Proposal, Report, fingerprint
+from metasearch.core.values import (
+    Call,
+    Change,
+    Estimate,
+    Evaluation,
+    Failure,
+    Measurement,
+    Member,
+    Proposal,
+    Report,
+    fingerprint,
+)
 
-__all__ = ["Ask", "Evaluator", "Journal", "Plan", "Record", "Store", "compare", "fields_of", "from_record"]
+__all__ = [
+    "Ask",
+    "Evaluator",
+    "Journal",
+    "Plan",
+    "Record",
+    "Store",
+    "changes_of",
+    "compare",
+    "detail_of",
+    "fields_of",
+    "from_record",
+]
 
 Record = dict[str, Any]
 
@@ -56,6 +79,7 @@ class Plan:
         select: ``L`` (lowest is best) or a metric (highest is best).
         checkpoint_every: outer steps between checkpoints.
         max_failures: failed proposals in a row that end a search over choices.
+        population: whether training runs are members of a population, which go on together from its last change.
         interruptible: whether a stop leaves evaluations in flight to the next driver (long ones) instead of finishing
             them.
     """
@@ -71,6 +95,7 @@ class Plan:
     checkpoint_every: int = 100
     max_failures: int = 5
     interruptible: bool = False
+    population: bool = False
 
 
 @dataclass
@@ -115,6 +140,30 @@ def from_record(proposal: Proposal, record: Record, reports: Sequence[Report]) -
     failure = record["failure"] and Failure(record["failure"]["kind"], record["failure"]["message"])
     estimate = Estimate(record["L"], record["objective"], record["metrics"], diverged=tuple(record["diverged"]))
     return Evaluation(proposal, record["status"], estimate, record["seconds"], tuple(reports), failure or None)
+
+
+def changes_of(records: Iterable[Record]) -> list[Change]:
+    """What the record says of a population, in order."""
+    details = [one["detail"] for one in records if one["type"] == "event" and one["event"] == "population"]
+    return [
+        Change(
+            detail["step"],
+            {
+                int(number): Member(one["source"], one["choices"], one["checkpoint"])
+                for number, one in detail["members"].items()
+            },
+        )
+        for detail in details
+    ]
+
+
+def detail_of(change: Change) -> Record:
+    """What the record keeps of a change."""
+    members = {
+        str(number): {"source": one.source, "choices": dict(one.choices), "checkpoint": one.checkpoint}
+        for number, one in change.members.items()
+    }
+    return {"step": change.step, "members": members}
 
 
 def compare(record: Record, fields: Record) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from metasearch.core.objectives import Limit, Objectives, front
 from metasearch.experiment import Experiment, recorded
+from metasearch.plan import changes_of
+from metasearch.schema import ExperimentFile
 from metasearch.tracking import RunDirectory
 
-__all__ = ["best_proposal", "flat", "summarize_run"]
+__all__ = ["best_proposal", "flat", "pareto_set", "schedule_of", "summarize_run"]
 
 Record = dict[str, Any]
 
@@ -34,8 +37,10 @@ def summarize_run(experiment: Experiment, directory: RunDirectory, records: Sequ
         "test": tests.pop("metasearch", None),
         "baselines": tests,
         "paper": None if file.paper is None else file.paper.model_dump(),
-        "selected": _selected(best, records),
+        "selected": _selected(best, records, Objectives(constraints=file.constraints or {})),
         "refitted": last.get("metasearch", {}).get("refitted"),
+        "objectives": file.objectives,
+        "pareto": None if file.objectives is None else pareto_set(records, _objectives(file)),
         "steps": len({one["step"] for one in evaluations}),
         "evaluations": len(evaluations),
         "tasks": sum(one["tasks"] for one in evaluations),
@@ -46,14 +51,69 @@ def summarize_run(experiment: Experiment, directory: RunDirectory, records: Sequ
     }
 
 
-def best_proposal(records: Sequence[Record]) -> Record | None:
-    """The record of the evaluation with the lowest L among those of proposals that made choices, and its choices."""
+def best_proposal(records: Sequence[Record], constraints: Mapping[str, Limit] | None = None) -> Record | None:
+    """The record of the evaluation with the lowest L among those of proposals that made choices, and its choices.
+
+    Those that break a constraint are passed over.
+    """
+    limits = Objectives(constraints=constraints or {})
+    done = [one for one in _chosen(records) if limits.feasible(_figures(one))]
+    return min(done, key=lambda one: float(one["L"]), default=None)
+
+
+def pareto_set(records: Sequence[Record], objectives: Objectives) -> list[dict[str, Any]]:
+    """The evaluations that keep all constraints and that no other such one beats in every objective.
+
+    In the order of the first objective, best first: ``evaluation``, ``choices`` and ``values``, all its figures.
+    """
+    done = [one for one in _chosen(records) if objectives.feasible(_figures(one))]
+    vectors = [objectives.vector(_figures(one)) for one in done]
+    best = sorted(front(vectors), key=lambda index: vectors[index])
+    return [
+        {"evaluation": one["id"], "choices": one["choices"], "values": _figures(one)}
+        for one in (done[index] for index in best)
+    ]
+
+
+def _chosen(records: Sequence[Record]) -> list[Record]:
+    """The records of evaluations that ended well, of proposals that made choices, with those choices."""
     choices = {
         one["id"]: one["choices"] for record in records if record["type"] == "ask" for one in record["proposals"]
     }
-    done = [one for one in records if one["type"] == "evaluation" and one["status"] == "ok" and choices.get(one["id"])]
-    best = min(done, key=lambda one: float(one["L"]), default=None)
-    return None if best is None else {**best, "choices": choices[best["id"]]}
+    return [
+        {**one, "choices": choices[one["id"]]}
+        for one in records
+        if one["type"] == "evaluation" and one["status"] == "ok" and choices.get(one["id"])
+    ]
+
+
+def _figures(record: Record) -> dict[str, float]:
+    return {**record["metrics"], "L": record["L"], "seconds": record["seconds"]}
+
+
+def _objectives(file: ExperimentFile) -> Objectives:
+    return Objectives(file.objectives or {"L": "min"}, file.constraints or {})
+
+
+def schedule_of(records: Sequence[Record], proposal: int) -> list[dict[str, Any]]:
+    """The choices over the course of a population member's training, ``from`` (budget done) and ``choices`` each.
+
+    Where it took over another member's state, the course is the other's up to there. Empty if there is no population.
+    """
+    changes = changes_of(records)
+    courses = {
+        one["id"]: [{"from": 0, "choices": one["choices"]}]
+        for record in records
+        if record["type"] == "ask"
+        for one in record["proposals"]
+    }
+    for change in changes:
+        courses |= {
+            number: [*courses[one.source], {"from": change.step, "choices": dict(one.choices)}]
+            for number, one in change.members.items()
+            if one.source != number
+        }
+    return courses[proposal] if changes else []
 
 
 def flat(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,15 +124,17 @@ def flat(record: Mapping[str, Any]) -> dict[str, Any]:
     return row | {"parameters": record["parameters"], "seconds": record["seconds"]}
 
 
-def _selected(best: Sequence[Record], records: Sequence[Record]) -> dict[str, Any] | None:
+def _selected(best: Sequence[Record], records: Sequence[Record], limits: Objectives) -> dict[str, Any] | None:
     """The validation by which phi was selected, else the best proposal of a search over choices."""
     if best:
         record = best[-1]
         return {"step": record["step"], "L": record["L"], **record["metrics"]}
-    found = best_proposal(records)
+    found = best_proposal(records, limits.constraints)
     if found is None:
         return None
-    return {"evaluation": found["id"], "L": found["L"], "choices": found["choices"], **found["metrics"]}
+    selected = {"evaluation": found["id"], "L": found["L"], "choices": found["choices"], **found["metrics"]}
+    schedule = schedule_of(records, found["id"])
+    return {**selected, "schedule": schedule} if schedule else selected
 
 
 def _protocol(experiment: Experiment) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from metasearch.experiment import Experiment, load, override, recorded
 from metasearch.heldout import HeldOut, names_of
 from metasearch.outputs import Outputs
 from metasearch.plan import Record
-from metasearch.results import best_proposal
+from metasearch.results import best_proposal, schedule_of
 from metasearch.tracking import Journal, RunDirectory
 from metasearch.tracking.journal import read as read_journal
 
@@ -89,6 +89,14 @@ class Outcome:
     def phi_path(self) -> Path:
         """Where the reported phi is."""
         return self.directory.phi_path
+
+    @property
+    def pareto(self) -> list[dict[str, Any]]:
+        """What no other evaluation beats in every objective: ``evaluation``, ``choices``, ``values``; empty for one L.
+
+        It is there once the run has finished.
+        """
+        return list((self.results or {}).get("pareto") or [])
 
 
 def run(
@@ -284,10 +292,11 @@ class _Drive:
     ) -> None:
         """Saves the reported phi and takes the test; figures that the record has already are not taken again."""
         records = read_journal(self.directory.journal_path)
-        best = best_proposal(records)
+        best = best_proposal(records, self.experiment.file.constraints)
         if controller.best is None:
-            phi = controller.phi(best["choices"] if best else None)
-            self._outputs.phi(phi, {"step": controller.step})
+            schedule = schedule_of(records, best["id"]) if best else []
+            chosen = schedule[-1]["choices"] if schedule else best and best["choices"]
+            self._outputs.phi(controller.phi(chosen), {"step": controller.step}, schedule)
         settings = self.experiment.file.test
         if settings is None or self.experiment.trials:
             return

@@ -19,6 +19,7 @@ from pydantic import (
 
 from metasearch.core.config import Config
 from metasearch.core.errors import ConfigError
+from metasearch.core.objectives import Direction, Limit
 
 __all__ = [
     "Budget",
@@ -235,7 +236,9 @@ class ExperimentFile(Config):
         searchers: outer decisions by name (``searcher:`` in a file is short for one).
         evaluation: what one evaluation computes.
         scheduler: what stops training runs early.
-        objectives: what is lowered, for searches with several objectives.
+        objectives: figures (``L``, metrics, ``seconds``), each ``min`` or ``max``, for searches with several
+            objectives; none means that L is lowered.
+        constraints: limits on figures, ``{parameters: {max: 50000}}``; what breaks one is not selected.
         compose: how several searchers share one phi.
         seeds, variants: one file, several runs: seeds, and named overrides.
         imports: modules to import first (they may register parts).
@@ -249,7 +252,8 @@ class ExperimentFile(Config):
     searchers: dict[str, Any] = Field(default_factory=dict)
     evaluation: dict[str, Any] = Field(default_factory=lambda: {"type": "episodes"})
     scheduler: dict[str, Any] | None = None
-    objectives: dict[str, Any] | None = None
+    objectives: dict[str, Direction] | None = None
+    constraints: dict[str, Limit] | None = None
     compose: Compose = Compose()
     validation: Validation | None = None
     test: Test | None = None

@@ -70,6 +70,8 @@ class Manifest(_Part):
         config: the resolved experiment, as plain values; enough to build the learner again.
         provenance: where phi comes from.
         spec: shapes of the tasks it was learned on (``kind``, ``input_shape``, ``outputs``, ``support``, ``query``).
+        schedule: choices over the course of a training run, where a population found some: pieces, each with ``from``
+            (units of budget already done) and ``choices``, in order.
         choices: phi's choices, by dotted path; filled in when phi is saved, as are the next three.
         tensors: shape and dtype of phi's tensors.
         buffers: shape and dtype of phi's buffers.
@@ -82,6 +84,7 @@ class Manifest(_Part):
     config: dict[str, Any]
     provenance: Provenance
     spec: dict[str, Any] = Field(default_factory=dict)
+    schedule: list[dict[str, Any]] = Field(default_factory=list)
     choices: dict[str, Any] = Field(default_factory=dict)
     tensors: dict[str, TensorInfo] = Field(default_factory=dict)
     buffers: dict[str, TensorInfo] = Field(default_factory=dict)

@@ -18,6 +18,7 @@ from metasearch.core.space import Space
 from metasearch.core.values import (
     Batch,
     Call,
+    Change,
     Estimate,
     Evaluation,
     Failure,
@@ -298,9 +299,9 @@ class Executor(Protocol):
         """Queues a call; never blocks."""
         ...
 
-    def wait(self, timeout_s: float | None = None) -> list[tuple[Call, Report | Measurement | Failure]]:
+    def wait(self, timeout_s: float | None = None) -> Sequence[tuple[Call, Report | Change | Measurement | Failure]]:
         """What has arrived since, in order of arrival; blocks until there is something or the time is over (then
-        empty).
+        empty). A change concerns a whole population, whichever of its calls it comes with.
         """
         ...
 

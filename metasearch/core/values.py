@@ -20,11 +20,13 @@ from torch import Tensor
 __all__ = [
     "Batch",
     "Call",
+    "Change",
     "Estimate",
     "Evaluation",
     "Failure",
     "Losses",
     "Measurement",
+    "Member",
     "Phi",
     "Proposal",
     "Report",
@@ -252,6 +254,29 @@ class Report:
     step: int
     metrics: Mapping[str, float]
     checkpoint: str | None = None
+
+
+@dataclass(frozen=True)
+class Member:
+    """How a training run of a population goes on.
+
+    Args:
+        source: the proposal whose state it takes over; its own number if it keeps its own.
+        choices: under which it goes on.
+        checkpoint: where it goes on from, relative to the folder of all checkpoints.
+    """
+
+    source: int
+    choices: Mapping[str, Any]
+    checkpoint: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """What happened to a population after ``step`` units of budget: its members by proposal, all of them."""
+
+    step: int
+    members: Mapping[int, Member]
 
 
 @dataclass(frozen=True)

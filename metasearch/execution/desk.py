@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import Any
 
@@ -19,9 +19,10 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
-from metasearch.core.values import Call, Failure, Measurement, Report
+from metasearch.core.errors import MetasearchError
+from metasearch.core.values import Call, Change, Failure, Measurement, Report
 from metasearch.execution.losses import lost_failure
-from metasearch.execution.packing import unpack
+from metasearch.execution.packing import pack, resolved, unpack
 from metasearch.execution.schedulers import Ranking
 from metasearch.execution.trainable import AFTER, CALL, OUTCOME, REPORT, RESTORED
 
@@ -29,7 +30,7 @@ __all__ = ["Closed", "Desk", "Flight", "Outcome", "Queue", "Results", "stopped_m
 
 _KEY = "key"
 
-Outcome = Report | Measurement | Failure
+Outcome = Report | Change | Measurement | Failure
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +62,13 @@ class Flight:
         """The configuration of its Tune trial."""
         return {_KEY: key, CALL: Letter(self.packed), RESTORED: self.restored, AFTER: self.after}
 
+    def changed(self, choices: Mapping[str, Any], checkpoint: str, step: int) -> dict[str, Any]:
+        """What a trial's configuration becomes when its run goes on from another's checkpoint, under other choices."""
+        call = resolved(self.call)
+        self.packed = pack(replace(call, phi=call.phi.replace(choices=dict(choices))))
+        self.restored, self.after = checkpoint, step
+        return {CALL: Letter(self.packed), RESTORED: checkpoint, AFTER: step}
+
 
 class Desk:
     """What the threads share.
@@ -73,11 +81,14 @@ class Desk:
     def __init__(self, workers: int | None, ranking: Ranking | None) -> None:
         self.arrived: SimpleQueue[tuple[Call, Outcome] | BaseException] = SimpleQueue()
         self.ranking = ranking
+        self.error: MetasearchError | None = None
+        """Why a scheduler gave up; Tune keeps no more than the text of what is raised in its loop."""
         self._workers = workers
         self._queued: deque[Flight] = deque()
         self._live: dict[int, Flight] = {}
         self._next = 0
         self._closed = False
+        self._change: Change | None = None
         self._changed = threading.Condition()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -120,6 +131,18 @@ class Desk:
             key, self._next = self._next, self._next + 1
             self._live[key] = self._queued.popleft()
             return self._live[key].config(key)
+
+    def announce(self, change: Change) -> None:
+        """Keeps what the scheduler did to a population until the report that made it act has been delivered."""
+        self._change = change
+
+    def deliver(self, call: Call, report: Report | None) -> None:
+        """Delivers a report, then what it made the scheduler do."""
+        if report is not None:
+            self.arrived.put((call, report))
+        if self._change is not None:
+            self.arrived.put((call, self._change))
+            self._change = None
 
     def flight(self, trial: TuneTrial) -> Flight:
         """The call that a Tune trial runs."""
@@ -171,12 +194,14 @@ class Results(Callback):
         flight = self._desk.flight(trial)
         report, flight.outcome = result.pop(REPORT, None), result.pop(OUTCOME, None)
         if report is None or (flight.last is not None and report.step <= flight.last.step):
+            self._desk.deliver(flight.call, None)
             return
         flight.last = report
-        trial.config[AFTER] = report.step  # a later start of this trial goes on from here
-        if report.checkpoint is not None:
-            trial.config[RESTORED] = report.checkpoint
-        self._desk.arrived.put((flight.call, report))
+        if trial.config[AFTER] != report.step:  # else the scheduler has just said from where it goes on
+            trial.config[AFTER] = report.step  # a later start of this trial goes on from here
+            if report.checkpoint is not None:
+                trial.config[RESTORED] = report.checkpoint
+        self._desk.deliver(flight.call, report)
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         flight = self._desk.flight(trial)

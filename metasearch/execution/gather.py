@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from metasearch.core.errors import ExecutionError
-from metasearch.core.values import Call, Failure, Measurement, Report
+from metasearch.core.values import Call, Change, Failure, Measurement, Report
 
 if TYPE_CHECKING:
     from metasearch.core.contracts import Executor
@@ -66,7 +66,7 @@ def gather(executor: Executor, calls: Sequence[Call]) -> list[Measurement]:
                 f"the executor answered {len(outcomes)} of {len(calls)} calls and is idle; was it closed?"
             )
         for call, outcome in arrived:
-            if isinstance(outcome, Report):
+            if isinstance(outcome, Report | Change):
                 continue
             if not places[id(call)]:
                 raise ExecutionError(

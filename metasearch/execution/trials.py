@@ -20,13 +20,16 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 from ray import tune
 from ray.tune import FailureConfig, RunConfig, TuneConfig, Tuner
+from ray.tune.schedulers import TrialScheduler
 
-from metasearch.core.errors import ExecutionError
-from metasearch.core.values import Call, Report
+from metasearch.core.errors import ExecutionError, MetasearchError
+from metasearch.core.space import Space
+from metasearch.core.values import Call, Change, Report
 from metasearch.execution.cluster import require_resources, start_ray, worker_environment
 from metasearch.execution.desk import Closed, Desk, Flight, Outcome, Queue, Results
 from metasearch.execution.packing import Shared, pack, resolved
-from metasearch.execution.schedulers import HyperBand, feed, make_scheduler, parse_scheduler
+from metasearch.execution.populations import PopulationScheduler, population_scheduler
+from metasearch.execution.schedulers import HyperBand, Population, feed, make_scheduler, parse_scheduler
 from metasearch.execution.trainable import training_class
 
 if TYPE_CHECKING:
@@ -60,8 +63,10 @@ class Trials:
     Args:
         setup: makes the program, once a worker.
         workers: how many trials run at a time.
-        scheduler: ``{type: asha | hyperband | median | none, metric, mode, ...}``, as the classes of
+        scheduler: ``{type: asha | hyperband | median | pbt | pb2 | none, metric, mode, ...}``, as the classes of
             :mod:`~metasearch.execution.schedulers` list them; None stops nothing.
+        space: of the choices, which a population changes on the way.
+        seed: of what a scheduler draws.
         gpus_per_worker: share of a GPU that a trial reserves.
         cpus_per_worker: CPUs that a trial reserves.
         inner_workers: further places of one CPU that a trial reserves for a nested search.
@@ -84,6 +89,8 @@ class Trials:
         *,
         storage: Path,
         scheduler: Mapping[str, Any] | None = None,
+        space: Space | None = None,
+        seed: int = 0,
         gpus_per_worker: float = 0,
         cpus_per_worker: float = 1,
         inner_workers: int = 0,
@@ -98,7 +105,6 @@ class Trials:
         cpus = cpus_per_worker + inner_workers
         self.workers = workers
         self._ranking = parse_scheduler(scheduler)
-        self._scheduler = make_scheduler(self._ranking)
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         local = address in (None, "local")
@@ -121,8 +127,13 @@ class Trials:
         self._trainable = tune.with_resources(trainable, tune.PlacementGroupFactory(bundles))
         self._max_repeats = max_repeats
         # A bracket halves what it knows: it must see trials before they run. Ray's resources then bound how many do.
-        at_once = None if isinstance(self._ranking, HyperBand) else workers
+        at_once = None if isinstance(self._ranking, HyperBand | Population) else workers
         self._desk = Desk(at_once, self._ranking)
+        self._scheduler: TrialScheduler
+        if isinstance(self._ranking, Population):
+            self._scheduler = population_scheduler(self._ranking, self._desk, space or Space(), seed)
+        else:
+            self._scheduler = make_scheduler(self._ranking)
         self._in_flight = 0
         self._thread: threading.Thread | None = None
 
@@ -142,6 +153,17 @@ class Trials:
         if self._thread is not None:
             raise ExecutionError("restore() must come before the first submit(), while the scheduler is fresh")
         feed(self._scheduler, self._ranking, history)
+
+    def restore_population(self, size: int, changes: Sequence[Change], reports: Mapping[int, Sequence[Report]]) -> None:
+        """Feeds a population's scheduler what happened before this process began; call it before the first submit.
+
+        Args:
+            size: members that have not finished.
+            changes: the recorded ones, in order.
+            reports: all that was reported, by proposal.
+        """
+        if isinstance(self._scheduler, PopulationScheduler):
+            self._scheduler.feed(size, changes, reports)
 
     def submit(self, call: Call) -> None:
         """Queues a training run (or a function call, which ends without reports and costs a tenth of a second more)."""
@@ -168,9 +190,11 @@ class Trials:
                 break
             if isinstance(item, BaseException):
                 self._in_flight = 0
+                if isinstance(item, MetasearchError):
+                    raise item
                 raise ExecutionError("Ray Tune ended unexpectedly; resume the run") from item
             arrived.append(item)
-            self._in_flight -= not isinstance(item[1], Report)
+            self._in_flight -= not isinstance(item[1], Report | Change)
         return arrived
 
     def close(self) -> None:
@@ -204,4 +228,4 @@ class Trials:
         try:
             Tuner(self._trainable, tune_config=config, run_config=run).fit()
         except BaseException as error:  # noqa: BLE001 -- raised by wait(), in the thread that can act on it
-            self._desk.arrived.put(error)
+            self._desk.arrived.put(self._desk.error or error)

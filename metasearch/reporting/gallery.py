@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -14,11 +13,22 @@ from metasearch.reporting.charts import choice_slices, final_figures, is_drawing
 from metasearch.reporting.curves import best_so_far, gradient_norm, learning_curves, training_runs
 from metasearch.reporting.episodes import draw_episode, load_episodes
 from metasearch.reporting.history import History
+from metasearch.reporting.landscape import (
+    contours,
+    done_proposals,
+    found_schedule,
+    importance_bars,
+    importances,
+    objectives_of,
+    parallel_coordinates,
+    pareto,
+)
 from metasearch.reporting.style import Plot
 
 __all__ = ["gallery", "stored_json"]
 
 _EPISODES = 3
+_ENOUGH = 10  # proposals from which something about the space can be seen
 _ALONG = {"steps": "outer steps", "seconds": "time", "tasks": "tasks seen", "evaluations": "evaluations"}
 _ABOUT_CURVES = (
     "Thin line: mean over the tasks of one evaluation, and its running mean. Validation is on held-out tasks, always "
@@ -71,10 +81,40 @@ def _choices(history: History) -> Iterator[Plot]:
         yield Plot(
             "training-runs", "Training runs by budget", partial(training_runs, history), "Reports of each training run."
         )
-    done = [one for one in history.proposals if one.status == "ok" and math.isfinite(one.L)]
+    done = done_proposals(history)
+    objectives = objectives_of(history)
+    if objectives is not None and len(done) >= 3:
+        caption = "Each point is a proposal; nothing beats the orange ones in every objective."
+        yield Plot("pareto", "Compromises between the objectives", partial(pareto, history, objectives), caption)
+    if (history.results.get("selected") or {}).get("schedule"):
+        caption = "What the best member of the population was trained with, from start to end."
+        yield Plot("schedule", "The schedule that was found", partial(found_schedule, history), caption)
     if len(done) >= 3:
         caption = "L(φ) against each choice, over all proposals; the best is ringed."
         yield Plot("slices", "L against each choice", partial(choice_slices, history), caption)
+    if len(done) >= _ENOUGH:
+        yield from _landscape(history)
+
+
+def _landscape(history: History) -> Iterator[Plot]:
+    found, done = importances(history), done_proposals(history)
+    if len(found) < 2:
+        return
+    caption = (
+        "How much the best quarter of the proposals differs from all of them in each choice (PED-ANOVA); interactions "
+        "are not seen."
+    )
+    yield Plot("importance", "Which choices matter", partial(importance_bars, history), caption)
+    caption = "A line for each proposal, through its choices to its L(φ); orange is better."
+    yield Plot("parallel", "Choices and L together", partial(parallel_coordinates, history), caption)
+    numbers = [
+        name
+        for name in found
+        if all(isinstance(one.choices.get(name, 0), int | float) and one.choices.get(name) is not True for one in done)
+    ]
+    if len(numbers) >= 2:
+        caption = "Rank of L(φ) over pairs of numbers, a smoothed estimate: orange is better; the star is the best."
+        yield Plot("contours", "L over pairs of choices", partial(contours, history), caption)
 
 
 def _episodes(history: History) -> Iterator[Plot]:

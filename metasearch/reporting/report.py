@@ -157,7 +157,8 @@ def _search(history: History, drawings: Mapping[str, Plot]) -> list[object]:
         ]
         if panes:
             parts.append(page.tabs(group, panes))
-    return [*parts, *_of(drawings, "gradient"), *_of(drawings, "training"), *_of(drawings, "slices")]
+    further = ("gradient", "pareto", "schedule", "training", "importance", "slices", "parallel", "contours")
+    return [*parts, *(picture for name in further for picture in _of(drawings, name))]
 
 
 _TABS = {"steps": "by outer step", "evaluations": "by evaluation", "seconds": "by time", "tasks": "by tasks seen"}

@@ -7,6 +7,7 @@ the sampler knows, but not where its random stream stands.
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -19,6 +20,7 @@ from pydantic import Field, model_validator
 
 from metasearch.core.config import Config as BaseConfig
 from metasearch.core.errors import ConfigError, UnsupportedError, nearest
+from metasearch.core.objectives import Direction, Limit, Objectives, figures
 from metasearch.core.registry import resolve
 from metasearch.core.seeds import derive
 from metasearch.core.space import Choice, Dimension, Int, Space
@@ -32,31 +34,41 @@ _SETTINGS: dict[str, tuple[str, ...]] = {
     "cmaes": ("n_startup_trials", "sigma0", "popsize", "with_margin", "lr_adapt", "use_separable_cma"),
     "gp": ("n_startup_trials", "deterministic_objective"),
     "nsgaii": ("population_size", "mutation_prob", "crossover_prob", "swapping_prob"),
+    "nsgaiii": ("population_size", "mutation_prob", "crossover_prob", "swapping_prob", "dividing_parameter"),
     "qmc": ("qmc_type", "scramble"),
     "random": (),
     "grid": (),
 }
 """Settings of each sampler; they are named as Optuna names them."""
 
+_COMMON = ("sampler", "in_flight", "points", "objectives", "constraints")
+"""Settings that all samplers have."""
+
 
 class Optuna(ChoiceSearcher[optuna.Trial]):
     """A searcher of choices that assumes a fixed L, by one of Optuna's samplers.
 
-    A diverged evaluation is told as the worst finite value so far and marked by the trial's user attribute
-    ``diverged``; while there is no finite value, it waits for the first. A failed evaluation is told as a failed trial,
-    from which samplers learn nothing.
+    Several objectives may be searched at once: all samplers but CMA-ES then look for the set of best compromises.
+
+    A diverged evaluation is told as the worst finite value so far (of each objective) and marked by the trial's user
+    attribute ``diverged``; while there is no finite value, it waits for the first. A failed evaluation is told as a
+    failed trial, from which samplers learn nothing.
     """
 
     stationary = True
+    several = True
 
     class Config(BaseConfig):
         """Settings; those that a sampler does not have are refused, the defaults are those of Optuna 5.
 
         Args:
-            sampler: ``tpe``, ``random``, ``cmaes``, ``gp``, ``nsgaii``, ``grid``, ``qmc``, a sampler object, or
-                ``module:name`` of an object or of a function (or class) of a seed that makes one.
+            sampler: ``tpe``, ``random``, ``cmaes``, ``gp``, ``nsgaii``, ``nsgaiii``, ``grid``, ``qmc``, a sampler
+                object, or ``module:name`` of an object or of a function (or class) of a seed that makes one.
             in_flight: proposals evaluated at once.
             points: choices to try first, in order; what a point leaves out is sampled.
+            objectives: figures to be lowered (``min``) or raised (``max``); an experiment's own block fills it in.
+            constraints: limits on figures, for ``tpe``, ``gp``, ``nsgaii`` and ``nsgaiii`` (samplers that learn nothing
+                ignore them); filled in likewise.
             n_startup_trials: random proposals at the start (tpe, gp: 10; cmaes: 1).
             group: TPE models the groups of dimensions that exist together; None for "if there are conditions".
         """
@@ -64,6 +76,8 @@ class Optuna(ChoiceSearcher[optuna.Trial]):
         sampler: Any = "tpe"
         in_flight: int = Field(default=1, ge=1)
         points: tuple[Mapping[str, Any], ...] = ()
+        objectives: dict[str, Direction] = Field(default={"L": "min"}, min_length=1)
+        constraints: dict[str, Limit] = Field(default_factory=dict)
         n_startup_trials: int | None = Field(default=None, ge=0)
         n_ei_candidates: int = Field(default=24, ge=1)
         multivariate: bool = True
@@ -79,6 +93,7 @@ class Optuna(ChoiceSearcher[optuna.Trial]):
         mutation_prob: float | None = Field(default=None, ge=0, le=1)
         crossover_prob: float = Field(default=0.9, ge=0, le=1)
         swapping_prob: float = Field(default=0.5, ge=0, le=1)
+        dividing_parameter: int = Field(default=3, ge=1)
         qmc_type: Literal["sobol", "halton"] = "sobol"
         scramble: bool = False
 
@@ -88,9 +103,11 @@ class Optuna(ChoiceSearcher[optuna.Trial]):
             if not own and self.sampler not in _SETTINGS:
                 hint = nearest(str(self.sampler), _SETTINGS)
                 raise ConfigError("sampler", f"unknown sampler {self.sampler!r}; {hint}, or 'module:name' of your own")
-            allowed = ("sampler", "in_flight", "points", *(() if own else _SETTINGS[self.sampler]))
+            allowed = (*_COMMON, *(() if own else _SETTINGS[self.sampler]))
             for name in sorted(self.model_fields_set.difference(allowed)):
                 raise ConfigError(name, f"is no setting of the sampler {self.sampler!r}; it has: {', '.join(allowed)}")
+            if self.sampler == "cmaes" and (len(self.objectives) > 1 or self.constraints):
+                raise ConfigError("sampler", "cmaes lowers one figure without constraints; use tpe, gp or nsgaii")
             return self
 
     def __init__(self, config: Config) -> None:
@@ -105,14 +122,16 @@ class Optuna(ChoiceSearcher[optuna.Trial]):
             UnsupportedError: for a grid over a space with conditions or with infinitely many values.
         """
         _check_points(self.config.points, self._space)
+        self._objectives = Objectives(self.config.objectives, self.config.constraints)
         self._waiting: list[optuna.Trial] = []
-        self._worst: float | None = None
+        self._worst: list[float] = []
+        self._worst_excesses: dict[str, float] = {}
         if optuna.logging.get_verbosity() < optuna.logging.WARNING:
             optuna.logging.set_verbosity(optuna.logging.WARNING)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             sampler = _sampler(self.config, self._space, derive(self._seed, "optuna") % 2**32)
-            self._study = optuna.create_study(sampler=sampler, direction="minimize")
+            self._study = optuna.create_study(sampler=sampler, directions=["minimize"] * len(self.config.objectives))
         for point in self.config.points:
             self._study.enqueue_trial(dict(point))
 
@@ -127,16 +146,27 @@ class Optuna(ChoiceSearcher[optuna.Trial]):
         for evaluation, trial in told:
             if evaluation.status == "failed":
                 self._study.tell(trial, state=TrialState.FAIL)
-            elif evaluation.finite:
-                self._study.tell(trial, evaluation.value)
-                self._worst = evaluation.value if self._worst is None else max(self._worst, evaluation.value)
+                continue
+            known = figures(evaluation) if evaluation.finite else {}
+            vector = self._objectives.vector(known) if known else []
+            if vector and all(map(math.isfinite, vector)):
+                excesses = self._objectives.excesses(known)
+                self._tell(trial, vector, excesses)
+                self._worst = [max(pair) for pair in zip(vector, self._worst or vector, strict=True)]
+                before = self._worst_excesses
+                self._worst_excesses = {name: max(one, before.get(name, one)) for name, one in excesses.items()}
             else:
                 trial.set_user_attr("diverged", True)
                 self._waiting.append(trial)
-            if self._worst is not None:
+            if self._worst:
                 for diverged in self._waiting:
-                    self._study.tell(diverged, self._worst)
+                    self._tell(diverged, self._worst, self._worst_excesses)
                 self._waiting = []
+
+    def _tell(self, trial: optuna.Trial, vector: Sequence[float], excesses: Mapping[str, float]) -> None:
+        for name, excess in excesses.items():
+            trial.set_constraint(name, excess if math.isfinite(excess) else 1e30)
+        self._study.tell(trial, list(vector))
 
 
 class _Grid(optuna.samplers.GridSampler):
@@ -163,6 +193,8 @@ def _sampler(config: Optuna.Config, space: Space, seed: int) -> BaseSampler:
         return optuna.samplers.TPESampler(seed=seed, **settings)
     if config.sampler == "nsgaii":
         return optuna.samplers.NSGAIISampler(seed=seed, **settings)
+    if config.sampler == "nsgaiii":
+        return optuna.samplers.NSGAIIISampler(seed=seed, **settings)
     if config.sampler == "qmc":
         return optuna.samplers.QMCSampler(
             seed=seed, warn_asynchronous_seeding=False, warn_independent_sampling=False, **settings
