@@ -1,8 +1,8 @@
 """The LSTM meta-learner beside gradient descent from the same learned start, and what its gates do.
 
-Each RUN is a search with ``update_rule: {type: meta_lstm}`` (one a seed). Gradient descent starts where it starts, takes
-as many steps, and has the best rate of a grid, four a decade from 1e-3 to 10, by its loss on tasks of the validation
-split. Both are measured on the same tasks of the test split.
+Each RUN is a search with ``update_rule: {type: meta_lstm}`` (one a seed). Gradient descent starts where it starts,
+takes as many steps, and has the best rate of a grid, four a decade from 1e-3 to 10, by its loss on tasks of the
+validation split. Both are measured on the same tasks of the test split.
 
     python experiments/meta_lstm.py RUN RUN RUN --tasks 600 --out meta-lstm
 
@@ -145,7 +145,8 @@ def write(rows: list[dict[str, Any]], gates: dict[str, Any], arguments: argparse
         cells = {name: f"{100 * mean:.2f} ± {100 * width:.2f}" for name, (mean, width) in means.items()}
         last = f"| all, ± over {len(rows)} runs | {cells['meta_lstm']} | {cells['gradient_descent']} | "
         lines.append(f"{last}| {cells['difference']} |")
-    note = f"Accuracy in %, {arguments.tasks} test tasks; the rate is the best of {len(RATES)} on {arguments.tuning} others."
+    tuned = f"the rate is the best of {len(RATES)} on {arguments.tuning} others"
+    note = f"Accuracy in %, {arguments.tasks} test tasks; {tuned}."
     text = "\n".join([*lines, "", note])
     out.with_suffix(".md").write_text(text + "\n")
     out.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")

@@ -78,8 +78,8 @@ def test_every_coordinate_has_gates_of_its_own() -> None:
         state = made.observe(values, losses[step], state, step)
         theta, state = made.update(values, theta, gradients[step], {}, state, step)
     for task in range(2):
-        for name in SHAPES:
-            for place in np.ndindex(*SHAPES[name]):
+        for name, shape in SHAPES.items():
+            for place in np.ndindex(*shape):
                 expected = by_hand(
                     values,
                     float(start[name][(task, *place)]),

@@ -101,15 +101,24 @@ def log_sign(x: Tensor, p: float) -> tuple[Tensor, Tensor]:
 
 
 def lstm_layer(
-    x: Tensor, hidden: Tensor, cell: Tensor, inward: Tensor, across: Tensor, bias: Tensor, *, differentiable: bool = False
+    x: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
+    inward: Tensor,
+    across: Tensor,
+    bias: Tensor,
+    *,
+    differentiable: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The next hidden and cell state of an LSTM layer that all coordinates share.
 
     Args:
         x: inputs ``[F, C]``.
-        hidden, cell: states ``[H, C]``.
-        inward, across, bias: weights ``[4 H, F]``, ``[4 H, H]``, ``[4 H]``; gates are in the order input, forget, cell,
-            output.
+        hidden: ``[H, C]``.
+        cell: ``[H, C]``.
+        inward: weights of the inputs ``[4 H, F]``; gates are in the order input, forget, cell, output.
+        across: weights of the hidden state ``[4 H, H]``.
+        bias: ``[4 H]``.
         differentiable: whether derivatives of derivatives are wanted.
     """
     if not differentiable:

@@ -77,7 +77,7 @@ class MetaLstm(Component):
         return found, {}
 
     def begin_update(self, values: Tensors, theta: Tensors) -> dict[str, Tensor]:
-        """Nothing remembered: ``hidden``, ``cell`` ``[T, n, H]``; ``forget``, ``input`` ``[T, n]``; ``loss`` ``[T]``."""
+        """Zeros: ``hidden`` and ``cell`` ``[T, n, H]``, ``forget`` and ``input`` ``[T, n]``, ``loss`` ``[T]``."""
         cells = joined([theta[name] for name in self.context.adapted])
         zeros = cells.new_zeros(self.config.hidden, *cells.shape).permute(1, 2, 0)
         gate = torch.zeros_like(cells)
