@@ -11,8 +11,8 @@ straight line from ``exp theta_0`` to ``exp theta_1``; the objective is the sum 
 Sohl-Dickstein 2021, arXiv:2112.13835; function, starting points, truncation of 10 and Adam's settings are those of its
 published code).
 
-Other than there: trajectories of the first toy end after 200 steps and begin anew (theirs goes on for ever) and every
-step has a loss (theirs: the last one of a truncation), its theta is moved by Adam instead of gradient descent, and there
+Other than there: trajectories of the first toy end after 200 steps and begin anew (theirs goes on for ever), every
+step has a loss (theirs: the last one of a truncation) and its theta is moved by Adam instead of gradient descent; there
 are 4 pairs of perturbations (theirs: 500 and 50).
 
 Every estimator is one of metasearch's own and drives a search of its own for each seed; perturbations are drawn from

@@ -59,7 +59,7 @@ class Cifar10(TrainingTasks):
         train, test = _opened(folder / "cifar-10-binary.tar.gz", own=found is not None and found[0] != "cache")
 
         def placed(records: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
-            pixels = torch.from_numpy(records[:, 1:].reshape(-1, 3, 32, 32))
+            pixels = torch.from_numpy(records[:, 1:].copy()).view(-1, 3, 32, 32)
             labels = torch.from_numpy(records[:, 0].astype(np.int64))
             return pixels.to(device, dtype).mul_(1 / 255), labels.to(device)
 
