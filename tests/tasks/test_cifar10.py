@@ -16,8 +16,9 @@ from metasearch.core.errors import DataError
 from metasearch.tasks.cifar10 import Cifar10
 
 
-def tasks(folder: Path, **settings: Any) -> Cifar10:
-    return Cifar10(validate(Cifar10.Config, {"folder": str(folder), "queries": 4, **settings}))
+def tasks(folder: Path | None, **settings: Any) -> Cifar10:
+    given = {} if folder is None else {"folder": str(folder)}
+    return Cifar10(validate(Cifar10.Config, {**given, "queries": 4, **settings}))
 
 
 def test_pictures_keep_channels_rows_and_labels_and_their_splits(tmp_path: Path) -> None:
@@ -46,7 +47,7 @@ def test_an_archive_of_one_s_own_is_taken_with_a_note_and_a_download_is_not(
     (tmp_path / "metasearch" / "cifar10").mkdir(parents=True)
     cifar10(tmp_path / "metasearch" / "cifar10")
     with pytest.raises(DataError, match="expected md5:c32a1d4ab5d03f1284b67883e8d87530"):
-        tasks(tmp_path, folder=None)
+        tasks(None)
 
 
 def test_another_archive_is_refused(tmp_path: Path) -> None:
