@@ -1,8 +1,9 @@
 """Training curves of a learned optimizer beside hand-made ones at their best rates, on fresh tasks.
 
-The tasks and the network are those of the run (``--set`` changes them). Each baseline's rate is the best of a grid, two
-a decade from 1e-4 to 10, by the mean loss after the last step on tasks of the validation split; curves are on tasks of
-the test split. Every task has a curve of its own seed: fresh weights and a fresh order of minibatches.
+The tasks and the network are those of the run (``--set`` changes them). Each baseline has the best of a grid of rates,
+two a decade from 1e-4 to 10, by the mean loss after the last step on tasks of the validation split; AdamW, whose rate
+falls along a cosine, has three times that budget: each rate with three weight decays. Curves are on tasks of the test
+split. Every task has a curve of its own seed: fresh weights and a fresh order of minibatches.
 
     python experiments/learned_optimizers.py RUN --tasks 512 --steps 100 --out curves
     python experiments/learned_optimizers.py RUN --set learner.model.hidden=[40] --out curves-40-units
@@ -24,7 +25,7 @@ import torch
 from metasearch.core import seeds as seeding
 from metasearch.core.statistics import mean_ci95, paired_ci95
 from metasearch.core.values import Phi
-from metasearch.evaluation.optimizers import RULES, TunedOptimizer
+from metasearch.evaluation.optimizers import RULES, TunedOptimizer, candidates
 from metasearch.experiment import override, resolve
 from metasearch.learners.inner_loop import InnerLoop
 from metasearch.loaded import load
@@ -40,14 +41,15 @@ def main() -> None:
     tree = override({**loaded.manifest.config, "test": None}, arguments.set)
     program = resolve(tree, Path.cwd()).program
     torch.set_num_threads(program.file.numerics.threads)
-    curves, rates = {}, {}
+    curves: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     own = program.learner({}, "test")
     assert isinstance(own, InnerLoop)
     curves[LEARNED] = trajectories(program, own, loaded.phi, arguments)
     for name in arguments.baselines.split(","):
-        learner, phi, rates[name] = tuned(program, name, arguments)
+        learner, phi, settings[name] = tuned(program, name, arguments)
         curves[name] = trajectories(program, learner, phi, arguments)
-    write(curves, rates, arguments)
+    write(curves, settings, arguments)
 
 
 def parse() -> argparse.Namespace:
@@ -65,19 +67,22 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def tuned(program: ExperimentProgram, name: str, arguments: argparse.Namespace) -> tuple[InnerLoop, Phi, float]:
-    """The best rate of the grid after ``steps`` steps, on validation tasks."""
-    grid = TunedOptimizer.Config().rates
-    found = {}
-    for rate in grid:
-        learner = with_rule(program, {**RULES[name], "rate": rate})
+def tuned(
+    program: ExperimentProgram, name: str, arguments: argparse.Namespace
+) -> tuple[InnerLoop, Phi, dict[str, Any]]:
+    """The best settings of the grid after ``steps`` steps, on validation tasks."""
+    rates = TunedOptimizer.Config().rates
+    grid = candidates(name, rates, arguments.steps)
+    found = []
+    for rule in grid:
+        learner = with_rule(program, rule)
         losses = trajectories(program, learner, learner.init(0), arguments, split="validation", count=arguments.tuning)
-        found[rate] = float(losses[:, -1].mean()) if (losses[:, -1] < 1e30).all() else np.inf
-    best = min(found, key=lambda rate: found[rate])
-    if best in (grid[0], grid[-1]):
-        print(f"{name}: the best rate, {best:g}, lies at the end of the grid")
-    learner = with_rule(program, {**RULES[name], "rate": best})
-    return learner, learner.init(0), best
+        found.append(float(losses[:, -1].mean()) if (losses[:, -1] < 1e30).all() else np.inf)
+    best = grid[int(np.argmin(found))]
+    if best["rate"] in (rates[0], rates[-1]):
+        print(f"{name}: the best rate, {best['rate']:g}, lies at the end of the grid")
+    learner = with_rule(program, best)
+    return learner, learner.init(0), {**best, "tried": len(grid)}
 
 
 def with_rule(program: ExperimentProgram, rule: dict[str, Any]) -> InnerLoop:
@@ -118,19 +123,19 @@ def points_of(arguments: argparse.Namespace) -> set[int]:
     return {*range(0, arguments.steps, arguments.every), arguments.steps}
 
 
-def write(curves: dict[str, Any], rates: dict[str, float], arguments: argparse.Namespace) -> None:
+def write(curves: dict[str, Any], settings: dict[str, Any], arguments: argparse.Namespace) -> None:
     out, points = Path(arguments.out), sorted(points_of(arguments))
     summary = {}
     lines = [
-        f"| optimizer | best rate | loss after {arguments.steps} steps | minus learned (paired, 95 %) |",
-        "|---|---|---|---|",
+        f"| optimizer | best settings | of | loss after {arguments.steps} steps | minus learned (paired, 95 %) |",
+        "|---|---|---|---|---|",
     ]
     for name, losses in curves.items():
         last, learned = losses[:, -1], curves[LEARNED][:, -1]
         mean, width = mean_ci95(last)
         difference, interval = paired_ci95(last, learned)
         summary[name] = {
-            "rate": rates.get(name),
+            "settings": settings.get(name),
             "loss": mean,
             "ci95": width,
             "difference": difference,
@@ -139,10 +144,11 @@ def write(curves: dict[str, Any], rates: dict[str, float], arguments: argparse.N
             "curve": losses.mean(0).tolist(),
             "curve_ci95": [mean_ci95(column)[1] for column in losses.T],
         }
-        rate = f"{rates[name]:.3g}" if name in rates else "-"
+        chosen = settings.get(name, {})
+        shown = ", ".join(f"{key} {chosen[key]:.3g}" for key in ("rate", "weight_decay") if key in chosen) or "-"
         apart = "-" if name == LEARNED else f"{difference:.4g} ± {interval:.2g}"
-        lines.append(f"| {name} | {rate} | {mean:.4g} ± {width:.2g} | {apart} |")
-    text = "\n".join([*lines, "", f"{arguments.tasks} test tasks, rates tuned on {arguments.tuning} others."])
+        lines.append(f"| {name} | {shown} | {chosen.get('tried', '-')} | {mean:.4g} ± {width:.2g} | {apart} |")
+    text = "\n".join([*lines, "", f"{arguments.tasks} test tasks, settings tuned on {arguments.tuning} others."])
     out.with_suffix(".md").write_text(text + "\n")
     out.with_suffix(".json").write_text(json.dumps(summary, indent=1) + "\n")
     draw(summary, out.with_suffix(".png"))

@@ -25,6 +25,7 @@ _BUILT_IN = {
         "learned_adam": "metasearch.components.rules.adam:AdamRule",
         "lstm": "metasearch.components.rules.lstm:LstmRule",
         "mlp": "metasearch.components.rules.mlp:MlpRule",
+        "meta_lstm": "metasearch.components.rules.meta_lstm:MetaLstm",
     },
     "slot.regularizer": {"proximal": "metasearch.components.regularizer:Proximal"},
     "slot.augmentation": {

@@ -129,6 +129,10 @@ class Component:
         """The update rule's state before the first step: a tree of tensors ``[T, ...]``."""
         return {}
 
+    def observe(self, values: Tensors, loss: Tensor, state: Any, step: int) -> Any:
+        """The update rule's state once the support loss ``[T]`` before a step is known."""
+        return state
+
     def update(
         self, values: Tensors, theta: Tensors, gradients: Tensors, rates: Tensors, state: Any, step: int
     ) -> tuple[Tensors, Any] | None:

@@ -10,6 +10,7 @@ written in numpy and vectorised over seeds; seeds are derived with BLAKE2b.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,6 +25,8 @@ _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _LOW = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
+_ROUNDS = 8
+"""Half rounds of the Feistel network: four for rows, four for columns."""
 
 
 def derive(seed: int, *path: int | str) -> int:
@@ -115,6 +118,46 @@ class Draws:
     def permutation(self, n: int) -> NDArray[np.int64]:
         """``[T, n]``: a random order of {0 ... n - 1} for each stream."""
         return self.choose(n, n)
+
+    def shuffled(self, n: int, places: ArrayLike) -> NDArray[np.int64]:
+        """``[T, k]``: what stands at ``places`` ``[k]`` of a random order of {0 ... n - 1}, at a cost that does not
+        depend on n.
+
+        The order is a Feistel network on the rows and columns of a table that is just large enough; what falls outside
+        of {0 ... n - 1} goes through it again (Black and Rogaway 2002, "Ciphers with arbitrary finite domains"). All
+        places together are an exact permutation; its law is not quite uniform for small n, where :meth:`permutation`
+        is cheap.
+
+        Raises:
+            ValueError: if a place is not in {0 ... n - 1}.
+        """
+        place = np.asarray(places, dtype=np.uint64).reshape(-1)
+        if place.size and int(place.max()) >= n:
+            raise ValueError(f"places lie below {n}, got {int(place.max())}")
+        keys = self.bits(_ROUNDS)
+        rows = math.isqrt(max(n - 1, 0)) + 1
+        columns = -(-n // rows)
+        found = _feistel(np.broadcast_to(place, (len(self), len(place))), keys[:, None, :], rows, columns)
+        while (outside := found >= n).any():
+            task, _ = np.nonzero(outside)
+            found[outside] = _feistel(found[outside], keys[task], rows, columns)
+        return found.astype(np.int64)
+
+
+def _feistel(x: NDArray[np.uint64], keys: NDArray[np.uint64], rows: int, columns: int) -> NDArray[np.uint64]:
+    """A keyed permutation of {0 ... rows * columns - 1}; ``keys`` are ``[..., rounds]``."""
+    left, right = x // np.uint64(columns), x % np.uint64(columns)
+    for number in range(0, _ROUNDS, 2):
+        left = (left + _mixed(right, keys[..., number])) % np.uint64(rows)
+        right = (right + _mixed(left, keys[..., number + 1])) % np.uint64(columns)
+    return left * np.uint64(columns) + right
+
+
+def _mixed(x: NDArray[np.uint64], key: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """32 bits that depend on all bits of x and of the key: the finalizer of SplitMix64 (Steele, Lea, Flood 2014)."""
+    x = (x ^ key) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return (x ^ (x >> np.uint64(31))) >> _SHIFT
 
 
 def _philox(counter: NDArray[np.uint64], key: NDArray[np.uint64]) -> Sequence[NDArray[np.uint64]]:

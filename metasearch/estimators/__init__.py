@@ -13,6 +13,7 @@ for _name, _path in {
     "reptile": "metasearch.estimators.reptile:Reptile",
     "truncated": "metasearch.estimators.truncated:Truncated",
     "es": "metasearch.estimators.evolution:ES",
+    "truncated_es": "metasearch.estimators.evolution:TruncatedES",
     "pes": "metasearch.estimators.evolution:PES",
 }.items():
     registry("estimator").add(_name, _path)

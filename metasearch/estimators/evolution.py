@@ -21,7 +21,7 @@ from metasearch.core.values import Call, Estimate, Losses, Measurement, Phi, Tas
 from metasearch.estimators.episodes import EpisodeEstimator, Problem
 from metasearch.estimators.trajectories import TruncatedEstimator, unrollable
 
-__all__ = ["ES", "PES", "perturbation"]
+__all__ = ["ES", "PES", "TruncatedES", "perturbation"]
 
 _SIDES = {"plus": 1.0, "minus": -1.0}
 
@@ -116,6 +116,32 @@ class ES(_Perturbed):
                 point = self.moved(phi, _noise(call), sign)
                 found[name] = learner.evaluate(point, task, call.seed, train=True, create_graph=False)
         return self.mean(found), None, None
+
+
+class TruncatedES(_Perturbed, TruncatedEstimator):
+    """Evolution strategies on a few inner steps at a time, as short-sighted as truncated backpropagation.
+
+    Both sides start from the state that the trajectory has reached, which then goes on at phi itself: the baseline of
+    Vicol, Metz, Sohl-Dickstein 2021, arXiv:2112.13835, algorithm 1.
+    """
+
+    class Config(_Perturbed.Config, TruncatedEstimator.Config):
+        """Settings: those of both."""
+
+    def shard_losses(self, call: Call, phi: Phi, task: Task, learner: Learner) -> tuple[Losses, Tensors | None, Any]:
+        inner = unrollable(learner, "evaluation.estimator")
+        journey = self.journey(call, inner)
+        steps = min(self.config.steps, journey.left)
+        found: dict[str, Losses] = {}
+        with torch.no_grad():
+            state = journey.kept.get("state")
+            for name, sign in self.sides().items():
+                point = self.moved(phi, _noise(call), sign)
+                before = inner.begin(point, task, journey.seed) if state is None else state
+                found[name] = inner.unroll(point, task, before, journey.seed, steps, create_graph=False)[1]
+            state = inner.begin(phi, task, journey.seed) if state is None else state
+            state, at_phi = inner.unroll(phi, task, state, journey.seed, steps, create_graph=False)
+        return self.mean(found), None, self.onward(journey, {"state": state}, [*found.values(), at_phi])
 
 
 class PES(_Perturbed, TruncatedEstimator):

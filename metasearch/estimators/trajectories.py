@@ -15,12 +15,35 @@ import torch
 from pydantic import PositiveInt
 
 from metasearch.core import seeds as seeding
+from metasearch.core.config import Config as BaseConfig
 from metasearch.core.contracts import Learner, Unrollable
 from metasearch.core.errors import UnsupportedError
-from metasearch.core.values import Call, Losses
+from metasearch.core.values import Call, Losses, Phi
 from metasearch.estimators.episodes import EpisodeEstimator, Problem
 
-__all__ = ["Journey", "TruncatedEstimator", "unrollable"]
+__all__ = ["Growing", "Journey", "TruncatedEstimator", "unrollable"]
+
+
+class Growing(BaseConfig):
+    """A curriculum: trajectories are short at first and grow, geometrically, to the learner's number of inner steps.
+
+    Args:
+        start: inner steps of the first trajectories.
+        until: outer step from which on they have their full length.
+    """
+
+    start: PositiveInt
+    until: PositiveInt
+
+    def length(self, full: int, outer_step: int) -> int:
+        """Inner steps of a trajectory that begins at an outer step.
+
+        >>> [Growing(start=10, until=100).length(1000, step) for step in (0, 50, 100)]
+        [10, 100, 1000]
+        """
+        if outer_step >= self.until or self.start >= full:
+            return full
+        return round(self.start * (full / self.start) ** (outer_step / self.until))
 
 
 @dataclass(frozen=True)
@@ -56,10 +79,13 @@ class TruncatedEstimator(EpisodeEstimator):
             steps: inner steps of one evaluation.
             offsets: whether the first trajectory of each shard is shortened by a random number of truncations, so that
                 later ones do not begin and end together.
+            horizon: trajectories that are short at first (:class:`Growing`: ``{start: 20, until: 1000}``); None means
+                the learner's number of inner steps from the beginning on.
         """
 
         steps: PositiveInt = 20
         offsets: bool = True
+        horizon: Growing | None = None
 
     gives_gradient: ClassVar[bool] = True
     carries: bool = True
@@ -67,6 +93,14 @@ class TruncatedEstimator(EpisodeEstimator):
     def __init__(self, config: Any, problem: Problem, function: str = "train") -> None:
         super().__init__(config, problem, function)
         unrollable(problem.learner({}, "train"), "evaluation.estimator")
+
+    def check(self, learner: Learner, phi: Phi) -> None:
+        inner = unrollable(learner, "evaluation.estimator")
+        if self.config.horizon is not None and len(inner.objective_weights()) < inner.n_steps(train=True):
+            raise UnsupportedError(
+                "evaluation.estimator.horizon",
+                "shorter trajectories have a loss only where every step counts; use `objective: sum`",
+            )
 
     def task_seeds(self, call: Call) -> Sequence[int]:
         return call.carried["seeds"] if call.carried and call.carried["left"] else call.seeds
@@ -76,6 +110,8 @@ class TruncatedEstimator(EpisodeEstimator):
         if call.carried and call.carried["left"]:
             return Journey(**{**call.carried, "seeds": tuple(call.carried["seeds"])})
         horizon, steps = learner.n_steps(train=True), int(self.config.steps)
+        if self.config.horizon is not None:
+            horizon = self.config.horizon.length(horizon, call.step)
         skipped = 0
         if call.carried is None and self.config.offsets:
             starts = -(-horizon // steps)

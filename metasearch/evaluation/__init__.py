@@ -15,5 +15,6 @@ for _name, _path in {
     "nesterov": "metasearch.evaluation.optimizers:Nesterov",
     "rmsprop": "metasearch.evaluation.optimizers:RmsProp",
     "adam": "metasearch.evaluation.optimizers:Adam",
+    "adamw_cosine": "metasearch.evaluation.optimizers:AdamWCosine",
 }.items():
     registry("baseline").add(_name, _path)

@@ -1,12 +1,13 @@
 """Hand-made optimizers as baselines: what a learned update rule has to beat, each at its best rate.
 
-A rate is chosen from a grid on validation tasks, by the same figure that the test reports, before the test is taken.
+Settings are chosen from a grid on validation tasks, by the same figure that the test reports, before the test is taken.
+The budget of a baseline is the size of its grid: by default 11 rates, and for AdamW each of them with 3 weight decays.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,7 +21,18 @@ from metasearch.core.values import Phi
 from metasearch.estimators.episodes import Problem
 from metasearch.learners.inner_loop import InnerLoop
 
-__all__ = ["RULES", "Adam", "Momentum", "Nesterov", "RmsProp", "Sgd", "TunedOptimizer"]
+__all__ = [
+    "DECAYS",
+    "RULES",
+    "Adam",
+    "AdamWCosine",
+    "Momentum",
+    "Nesterov",
+    "RmsProp",
+    "Sgd",
+    "TunedOptimizer",
+    "candidates",
+]
 
 RULES: Mapping[str, Mapping[str, Any]] = {
     "sgd": {"type": "learned_momentum", "momentum": 0.0},
@@ -28,12 +40,31 @@ RULES: Mapping[str, Mapping[str, Any]] = {
     "nesterov": {"type": "learned_momentum", "momentum": 0.9, "nesterov": True},
     "rmsprop": {"type": "learned_adam", "betas": (0.0, 0.99), "correct": False},
     "adam": {"type": "learned_adam"},
+    "adamw_cosine": {"type": "learned_adam"},
 }
 """The hand-made optimizers, as update rules with the usual constants (torch's defaults)."""
 
+DECAYS = (0.0, 0.01, 0.1)
+"""Weight decays of AdamW's grid, in units of the rate."""
+
+
+def candidates(name: str, rates: Sequence[float], steps: int, decays: Sequence[float] = DECAYS) -> list[dict[str, Any]]:
+    """The grid of a hand-made optimizer, as settings of its rule.
+
+    Args:
+        name: one of :data:`RULES`.
+        rates: of the grid.
+        steps: of the training run, at whose end the rate of ``adamw_cosine`` is 0.
+        decays: of the grid of ``adamw_cosine``.
+    """
+    grid = [{**RULES[name], "rate": rate} for rate in rates]
+    if name != "adamw_cosine":
+        return grid
+    return [{**one, "weight_decay": decay, "horizon": max(steps, 1)} for one in grid for decay in decays]
+
 
 class TunedOptimizer:
-    """The search's inner loop with a hand-made rule in place of its own, at the best rate of a grid.
+    """The search's inner loop with a hand-made rule in place of its own, at the best settings of a grid.
 
     Raises:
         UnsupportedError: if the learner is no inner loop.
@@ -44,12 +75,14 @@ class TunedOptimizer:
 
         Args:
             rates: the grid; by default two rates a decade from 1e-4 to 10.
-            episodes: validation tasks that the rate is chosen on.
+            decays: weight decays of ``adamw_cosine``, each of which is tried with each rate.
+            episodes: validation tasks that the settings are chosen on.
             shard: of these, how many at a time.
             rule: further settings of the rule (``momentum``, ``betas`` ...).
         """
 
         rates: tuple[float, ...] = Field(default=tuple(float(10 ** (k / 2)) for k in range(-8, 3)), min_length=1)
+        decays: tuple[float, ...] = Field(default=DECAYS, min_length=1)
         episodes: PositiveInt = 64
         shard: PositiveInt = 32
         rule: dict[str, Any] = Field(default_factory=dict)
@@ -62,24 +95,30 @@ class TunedOptimizer:
         self._own = problem.learner({}, split)
         if not isinstance(self._own, InnerLoop):
             raise UnsupportedError("test.baselines", f"{self.name!r} needs a learner with an inner loop")
-        self.learner: InnerLoop = self.with_rate(config.rates[0])
+        self.learner: InnerLoop = self.with_rule(self.grid()[0])
 
-    def with_rate(self, rate: float) -> InnerLoop:
-        """The inner loop at a rate."""
+    def grid(self) -> list[dict[str, Any]]:
+        """Settings of the rule that are tried."""
+        own, config = self._own, self.config
+        assert isinstance(own, InnerLoop)
+        found = candidates(self.name, config.rates, own.n_steps(train=False), config.decays)
+        return [{**one, **config.rule} for one in found]
+
+    def with_rule(self, rule: Mapping[str, Any]) -> InnerLoop:
+        """The inner loop with a rule in place of its own."""
         own = self._own
         assert isinstance(own, InnerLoop)
-        rule = {**RULES[self.name], **self.config.rule, "rate": rate}
-        settings = own.config.model_copy(update={"slots": {**own.config.slots, "update_rule": rule}})
+        settings = own.config.model_copy(update={"slots": {**own.config.slots, "update_rule": dict(rule)}})
         return InnerLoop(settings, own.spec)
 
     def prepare(self, seed: int) -> Phi:
-        """A phi that holds the best rate, beside the search's own fresh parts."""
-        figures = {rate: self.figure(rate, seed) for rate in self.config.rates}
-        return self.with_rate(min(figures, key=lambda rate: figures[rate])).init(seed)
+        """A phi that holds the best settings, beside the search's own fresh parts."""
+        grid = self.grid()
+        return self.with_rule(min(grid, key=lambda rule: self.figure(rule, seed))).init(seed)
 
-    def figure(self, rate: float, seed: int) -> float:
+    def figure(self, rule: Mapping[str, Any], seed: int) -> float:
         """Mean query loss over the validation tasks; infinite where one diverges."""
-        learner, problem, shard = self.with_rate(rate), self._problem, self.config.shard
+        learner, problem, shard = self.with_rule(rule), self._problem, self.config.shard
         phi = problem.phi(learner.init(seed))
         seeds = seeding.derive_many(seed, "tuning", np.arange(self.config.episodes))
         losses = []
@@ -119,3 +158,9 @@ class Adam(TunedOptimizer):
     """Adam, betas 0.9 and 0.999."""
 
     name = "adam"
+
+
+class AdamWCosine(TunedOptimizer):
+    """AdamW, betas 0.9 and 0.999, with a rate that falls to 0 along a cosine; rate and weight decay are tuned."""
+
+    name = "adamw_cosine"

@@ -394,7 +394,7 @@ class InnerLoop:
         }
         if not create_graph:
             loss = _attached(loss if others else loss.detach(), theta, gradients)
-        theta, rule = self._update(phi, theta, gradients, state["rule"], number)
+        theta, rule = self._update(phi, theta, gradients, loss, state["rule"], number)
         return {**state, "theta": theta, "buffers": buffers, "rule": rule, "step": number + 1}, loss
 
     def _moves_otherwise(self, phi: Phi, theta: Tensors) -> bool:
@@ -441,13 +441,16 @@ class InnerLoop:
             loss = loss if penalty is None else loss + penalty
         return loss, {name: value.detach() for name, value in buffers.items()}
 
-    def _update(self, phi: Phi, theta: Tensors, gradients: Tensors, rule: State, number: int) -> tuple[Tensors, State]:
+    def _update(
+        self, phi: Phi, theta: Tensors, gradients: Tensors, loss: Tensor, rule: State, number: int
+    ) -> tuple[Tensors, State]:
         for slot, component in self.slots.items():
             gradients = component.gradients(phi.part(slot), gradients, theta, number)
         rates = self.rates(phi, number)
         after = dict(rule)
         for slot, component in self.slots.items():
-            moved = component.update(phi.part(slot), theta, gradients, rates, rule.get(slot, {}), number)
+            known = component.observe(phi.part(slot), loss, rule.get(slot, {}), number)
+            moved = component.update(phi.part(slot), theta, gradients, rates, known, number)
             if moved is not None:
                 theta, state = moved
                 if state:

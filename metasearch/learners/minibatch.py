@@ -11,6 +11,9 @@ from metasearch.core.values import Batch
 
 __all__ = ["minibatch"]
 
+FEW = 1024
+"""Up to so many examples an epoch's order is drawn as a whole; above that, only a step's part of it is computed."""
+
 
 def minibatch(batch: Batch, size: int, step: int, seeds: NDArray[np.int64]) -> Batch:
     """The examples of an inner step: each task's own, shuffled anew in every epoch, ``size`` at a time.
@@ -25,9 +28,12 @@ def minibatch(batch: Batch, size: int, step: int, seeds: NDArray[np.int64]) -> B
         seeds: ``[T]``, one a task.
     """
     n = batch.x.shape[1]
-    places = np.arange(step * size, (step + 1) * size)
-    orders = {epoch: Draws(seeds, f"epoch {epoch}").permutation(n) for epoch in sorted(set((places // n).tolist()))}
-    drawn = np.stack([orders[int(place // n)][:, place % n] for place in places], axis=1)
+    parts = []
+    for epoch in range(step * size // n, ((step + 1) * size - 1) // n + 1):
+        places = np.arange(max(step * size - epoch * n, 0), min((step + 1) * size - epoch * n, n))
+        draws = Draws(seeds, f"epoch {epoch}")
+        parts.append(draws.permutation(n)[:, places] if n <= FEW else draws.shuffled(n, places))
+    drawn = np.concatenate(parts, axis=1)
     index = torch.from_numpy(drawn).to(batch.x.device)
     tasks = torch.arange(len(drawn), device=batch.x.device)[:, None]
     return Batch(batch.x[tasks, index], batch.y[tasks, index])

@@ -31,6 +31,7 @@ RULES: dict[str, dict[str, Any]] = {
     "nesterov for each tensor": {"type": "learned_momentum", "nesterov": True, "constants": "tensor"},
     "adam": {"type": "learned_adam"},
     "adam for each tensor": {"type": "learned_adam", "constants": "tensor"},
+    "adamw": {"type": "learned_adam", "weight_decay": 0.1, "horizon": 4},
     "rmsprop": {"type": "learned_adam", "betas": [0.0, 0.99], "correct": False},
 }
 
@@ -104,6 +105,23 @@ def test_hand_made_rules_are_torch_s(settings: dict[str, Any], optimizer: Any, a
     for task, one in enumerate(theirs):
         for name, parameter in one.items():  # constants are held in float32
             torch.testing.assert_close(theta[name][task], parameter.detach(), rtol=2e-6, atol=1e-8)
+
+
+def test_with_decay_and_a_horizon_it_is_torch_s_adamw_under_its_cosine_schedule() -> None:
+    made = rule({"weight": (3,)}, type="learned_adam", rate=0.02, weight_decay=0.3, horizon=6)
+    values = {name: value.double() for name, value in made.init(0)[0].items()}
+    theta = {"weight": normal(1, 3)}
+    theirs = theta["weight"][0].clone().requires_grad_()
+    optimizer = torch.optim.AdamW([theirs], lr=0.02, weight_decay=0.3, foreach=False)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 6)
+    state = made.begin_update(values, theta)
+    for step in range(6):
+        gradient = normal(1, 3, seed=step)
+        theta, state = made.update(values, theta, {"weight": gradient}, {}, state, step)
+        theirs.grad = gradient[0].clone()
+        optimizer.step()
+        schedule.step()
+        torch.testing.assert_close(theta["weight"][0], theirs.detach(), rtol=2e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("preprocess", ["none", "log_sign"])

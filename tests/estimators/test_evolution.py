@@ -60,6 +60,20 @@ def test_es_is_unbiased_on_the_whole_inner_loop() -> None:
     assert within_its_interval(errors(problem(), 60, 1, type="es"))
 
 
+def test_truncated_es_is_as_short_sighted_as_truncated_backpropagation() -> None:
+    """Its mean is the gradient with states at the start of a truncation taken as constants, and far from the whole."""
+    case, truncation = problem(), 3
+    made = estimator(case, type="truncated_es", steps=truncation, sigma=0.05, offsets=False)
+    off, bias = [], []
+    for seed in range(100):
+        found, first = along(made, HORIZON // truncation, seed)
+        total = sum(slope(one) for one in found)
+        off.append(total - exact(case, first.seeds, first.seed, truncation=truncation))
+        bias.append(total - exact(case, first.seeds, first.seed))
+    assert within_its_interval(np.array(off))
+    assert abs(np.mean(bias)) > 2 * 2.576 * np.std(bias, ddof=1) / math.sqrt(len(bias))
+
+
 def test_pairs_lower_the_variance() -> None:
     case = problem()
     pairs = errors(case, 40, 1, type="es")

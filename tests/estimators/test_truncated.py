@@ -87,3 +87,21 @@ def test_smaller_shards_start_anew() -> None:
 def test_a_learner_without_an_inner_loop_is_refused() -> None:
     with pytest.raises(UnsupportedError, match="takes the inner loop in parts"):
         estimator(dataclasses.replace(problem(), learner=lambda choices, split: object()), type="truncated")
+
+
+def test_trajectories_grow_with_the_outer_step() -> None:
+    case = problem()
+    made = estimator(case, type="truncated", steps=2, offsets=False, horizon={"start": 2, "until": 4})
+
+    def left(outer_step: int) -> int:
+        (call,) = made.calls(0, phi(), None, 0)
+        return made.measure(dataclasses.replace(call, step=outer_step)).carried["left"]
+
+    assert [left(step) for step in (0, 2, 4, 100)] == [0, 3, HORIZON - 2, HORIZON - 2]
+
+
+def test_growing_trajectories_need_a_loss_at_each_step() -> None:
+    case = problem(objective="final")
+    made = estimator(case, type="truncated", horizon={"start": 2, "until": 4})
+    with pytest.raises(UnsupportedError, match="objective: sum"):
+        made.check(case.learner({}, "train"), phi())

@@ -113,6 +113,15 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "slots": {"initialization": {"type": "random"}, "update_rule": {"type": "lstm", "hidden": 3}},
         },
     ),
+    "gates of an lstm": (
+        {"type": "sinusoid"},
+        {
+            "type": "inner_loop",
+            "model": {"type": "mlp", "hidden": [4]},
+            "steps": 2,
+            "slots": {"update_rule": {"type": "meta_lstm", "hidden": 3}},
+        },
+    ),
     "own module": ({"type": "quadratic"}, {"type": "inner_loop", "model": Dropping}),
     "policy": (
         {"type": "navigation", "horizon": 5, "trajectories": 4, "queries": 3},

@@ -42,3 +42,15 @@ def test_a_task_sees_the_same_examples_alone_and_in_a_group() -> None:
     together = minibatch(numbered(), 4, 5, SEEDS).y
     for index, seed in enumerate(SEEDS):
         assert torch.equal(minibatch(numbered(1), 4, 5, np.array([seed])).y[0], together[index])
+
+
+def test_a_large_set_is_shuffled_without_sorting_it() -> None:
+    n, size = 1500, 400
+    seen = torch.cat([minibatch(numbered(3, n), size, step, SEEDS).y for step in range(15)], 1)
+    for epoch in seen.split(n, 1):
+        assert torch.equal(epoch.sort(1).values, torch.arange(n).expand(3, n))
+    assert not torch.equal(seen[:, :n], seen[:, n : 2 * n])
+    assert not torch.equal(seen[0], seen[1])
+    for index, seed in enumerate(SEEDS):
+        alone = minibatch(numbered(1, n), size, 3, np.array([seed])).y[0]
+        assert torch.equal(alone, seen[index, 3 * size : 4 * size])

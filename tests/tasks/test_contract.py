@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_pictures import cifar100, mini_imagenet, picture_folder
+from made_pictures import cifar10, cifar100, mini_imagenet, picture_folder
 from mnist_files import write_mnist
 
 import metasearch.tasks  # noqa: F401  (lists the built-in tasks)
@@ -29,6 +29,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"dimensions": 10, "shots": 10, "inputs": "uniform", "targets": "independent", "shared": True},
     ],
     "mnist": [{"folder": "mnist", "pool": 12, "queries": 5}],
+    "cifar10": [{"folder": "cifar10", "pool": 12, "queries": 5}],
     "image_folder": [{"folder": "pictures", "image_size": 6, **SMALL}],
     "mini_imagenet": [{"folder": "mini", "image_size": 6, "complete": False, **SMALL}],
     "dataset": [
@@ -54,6 +55,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         picture_folder(folder / "pictures" / split, dict.fromkeys("abcdefgh", 6))
     mini_imagenet(folder / "mini", ways=6, count=6)
     cifar100(folder / "cifar100")
+    (folder / "cifar10").mkdir()
+    cifar10(folder / "cifar10")
     (folder / "mnist").mkdir()
     write_mnist(folder / "mnist")
     return folder

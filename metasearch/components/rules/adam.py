@@ -6,7 +6,7 @@ import math
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from metasearch.components.rules.flat import Block, FlatRule, State
@@ -23,8 +23,10 @@ class AdamRule(FlatRule):
     """``m' = b1 m + (1 - b1) g``, ``v' = b2 v + (1 - b2) g^2``, ``theta' = theta - rate m^ / (sqrt(v^) + eps)``.
 
     ``m^`` and ``v^`` are corrected for their start at zero. Kingma and Ba 2015, arXiv:1412.6980, algorithm 1; without
-    ``b1`` and the correction it is RMSprop as torch has it. phi holds ``log_rate``, ``logit_beta1``, ``logit_beta2``
-    and ``log_eps`` (one of each, or one for each tensor).
+    ``b1`` and the correction it is RMSprop as torch has it. With ``weight_decay`` w, ``rate w theta`` is taken off
+    besides (AdamW: Loshchilov and Hutter 2019, arXiv:1711.05101), and with ``horizon`` the rate falls to 0 along a
+    cosine. phi holds ``log_rate``, ``logit_beta1``, ``logit_beta2``, ``log_eps`` and, if there is a decay,
+    ``weight_decay`` (one of each, or one for each tensor).
     """
 
     class Config(FlatRule.Config):
@@ -35,6 +37,8 @@ class AdamRule(FlatRule):
             betas: decays that learning starts from, a step; a first one of 0 means no running mean, then and later.
             eps: likewise, in units of the gradient.
             correct: whether moments are corrected for their start at zero.
+            weight_decay: what learning starts from, in units of the rate; None means none, then and later.
+            horizon: steps after which a cosine has taken the rate to 0; None keeps it.
             constants: ``shared`` by all tensors, or one for each ``tensor``.
         """
 
@@ -42,6 +46,8 @@ class AdamRule(FlatRule):
         betas: tuple[float, float] = (0.9, 0.999)
         eps: float = Field(default=1e-8, gt=0)
         correct: bool = True
+        weight_decay: float | None = Field(default=None, ge=0)
+        horizon: PositiveInt | None = None
         constants: Literal["shared", "tensor"] = "shared"
 
     @property
@@ -55,6 +61,8 @@ class AdamRule(FlatRule):
             "logit_beta2": logit_of(second),
             "log_eps": math.log(self.config.eps),
         }
+        if self.config.weight_decay is not None:
+            constants["weight_decay"] = self.config.weight_decay
         if first:
             constants["logit_beta1"] = logit_of(first)
         return per_tensor(constants, self.tensors), {}
@@ -69,6 +77,9 @@ class AdamRule(FlatRule):
             after = {"mean": _mixed(state["mean"], gradient, block.constants(values, "logit_beta1")), **after}
         return after
 
+    def features(self, values: Tensors, theta: Tensor, gradient: Tensor, state: State) -> Tensor:
+        return torch.stack([gradient, theta]) if self.config.weight_decay is not None else gradient.unsqueeze(0)
+
     def decide(self, values: Tensors, features: Tensor, state: State, step: int, block: Block) -> tuple[Tensor, State]:
         mean, square = state.get("mean", features[0]), state["square"]
         if self.config.correct:
@@ -76,7 +87,16 @@ class AdamRule(FlatRule):
             if "mean" in state:
                 mean = mean / _seen(block.constants(values, "logit_beta1"), step + 1)
         divisor = (square + _TINY).sqrt() + torch.exp(block.constants(values, "log_eps"))
-        return -torch.exp(block.constants(values, "log_rate")) * mean / divisor, state
+        rate = torch.exp(block.constants(values, "log_rate")) * self._share(step)
+        moved = -rate * mean / divisor
+        if self.config.weight_decay is not None:
+            moved = moved - rate * block.constants(values, "weight_decay") * features[1]
+        return moved, state
+
+    def _share(self, step: int) -> float:
+        """What is left of the rate, as ``torch.optim.lr_scheduler.CosineAnnealingLR`` has it."""
+        horizon = self.config.horizon
+        return 1.0 if horizon is None else 0.5 * (1 + math.cos(math.pi * min(step, horizon) / horizon))
 
 
 def _mixed(before: Tensor, now: Tensor, logit: Tensor) -> Tensor:

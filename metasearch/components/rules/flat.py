@@ -22,7 +22,7 @@ from metasearch.components.base import Component
 from metasearch.core.config import Config as BaseConfig
 from metasearch.core.values import Tensors
 
-__all__ = ["Block", "FlatRule", "State"]
+__all__ = ["Block", "FlatRule", "State", "joined"]
 
 State = dict[str, Tensor]
 """What coordinates remember, by name: ``[T, n, ...]`` each."""
@@ -121,22 +121,22 @@ class FlatRule(Component, ABC):
         return self.decide(values, features, state, step, block)
 
     def begin_update(self, values: Tensors, theta: Tensors) -> State:
-        return self.start(values, _joined([theta[name] for name in self.context.adapted]))
+        return self.start(values, joined([theta[name] for name in self.context.adapted]))
 
     def update(
         self, values: Tensors, theta: Tensors, gradients: Tensors, rates: Tensors, state: Any, step: int
     ) -> tuple[Tensors, Any]:
         names = tuple(gradients)
         block = Block(names, tuple(gradients[name][0].numel() for name in names))
-        gradient = _joined([gradients[name] for name in names])
+        gradient = joined([gradients[name] for name in names])
         if self.constant_gradients:
             gradient = gradient.detach()
-        moved, state = self.advance(values, _joined([theta[name] for name in names]), gradient, state, step, block)
+        moved, state = self.advance(values, joined([theta[name] for name in names]), gradient, state, step, block)
         parts = zip(names, moved.split(block.sizes, 1), strict=True)
         return {**theta, **{name: theta[name] + part.view(theta[name].shape) for name, part in parts}}, state
 
 
-def _joined(tensors: Sequence[Tensor]) -> Tensor:
+def joined(tensors: Sequence[Tensor]) -> Tensor:
     """Tensors ``[T, ...]`` side by side, ``[T, n]``."""
     flat = [tensor.flatten(1) if tensor.dim() > 1 else tensor.unsqueeze(1) for tensor in tensors]
     return flat[0] if len(flat) == 1 else torch.cat(flat, 1)
