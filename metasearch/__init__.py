@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from metasearch.core.seeds import Draws
     from metasearch.core.space import Choice, Float, Int, Space
     from metasearch.core.values import Batch, Losses, Phi, Task, TaskSpec
+    from metasearch.takeaway.optimizer import LearnedOptimizer
+    from metasearch.takeaway.shipped import optimizers
     from metasearch.tasks.base import FewShot
 
 __version__ = "0.1.0"
@@ -30,6 +32,8 @@ _PLACES = {
     "core.seeds": ("Draws",),
     "core.space": ("Choice", "Float", "Int", "Space"),
     "core.values": ("Batch", "Losses", "Phi", "Task", "TaskSpec"),
+    "takeaway.optimizer": ("LearnedOptimizer",),
+    "takeaway.shipped": ("optimizers",),
     "tasks.base": ("FewShot",),
 }
 _HOME = {name: module for module, names in _PLACES.items() for name in names}
@@ -41,6 +45,7 @@ __all__ = [
     "FewShot",
     "Float",
     "Int",
+    "LearnedOptimizer",
     "Losses",
     "MetasearchError",
     "Phi",
@@ -51,6 +56,7 @@ __all__ = [
     "evaluate",
     "extend",
     "load",
+    "optimizers",
     "register",
     "replay",
     "report",
