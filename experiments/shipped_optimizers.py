@@ -1,15 +1,16 @@
 """The learned optimizers that come with the package beside tuned Adam, on problems that they have never seen.
 
-Problems: a perceptron of one tanh layer on Omniglot (20 characters), a deeper ReLU perceptron on Omniglot, a perceptron and a
-small convolutional network on CIFAR-10, and one on MNIST in its full size. All take the same number of steps from the same
-weights with the same minibatches. Adam's rate is the best of a grid (two a decade), by the mean loss over further seeds; the
-learned ones have nothing to tune and are taken as they are, with and without a cosine schedule on top (as Adam is).
+Problems: a perceptron of one tanh layer on MNIST in its full size and on Omniglot (20 characters), a deeper ReLU
+perceptron on Omniglot, a perceptron and a small convolutional network on CIFAR-10. All take the same number of steps
+from the same weights with the same minibatches. Adam's rate is the best of a grid (two a decade) by the mean test loss
+over further seeds; the learned ones have nothing to tune and are taken as they are. Each is taken with and without a
+cosine schedule on top.
 
     python experiments/shipped_optimizers.py --steps 200 --seeds 5 --out shipped
 
-writes ``shipped.md`` and ``shipped.json``: test loss and accuracy after the last step with 95 % intervals over seeds, the
-paired difference to tuned Adam, and which of them won. Each finished problem is kept, so that a stopped run goes on.
-CIFAR-10 and MNIST lie where METASEARCH_DATA says; `--cifar` names another archive in the official binary layout.
+writes ``shipped.md`` and ``shipped.json``: test loss and accuracy after the last step with 95 % intervals over seeds,
+and the paired difference to tuned Adam. Each finished problem is kept, so that a stopped run goes on. MNIST and
+CIFAR-10 lie where METASEARCH_DATA says; ``--cifar`` names another archive in the official binary layout.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ Make = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 def omniglot(_: argparse.Namespace) -> Images:
     """20 characters in 14 x 14 pixels, drawn by 15 people to train on and by 5 others to test on."""
     _names, drawn = omniglot_data.load("bundled", 14)
-    pictures = torch.from_numpy(drawn[:20]).float().div_(255).unsqueeze(2)
+    pictures = torch.from_numpy(drawn[:20].astype(np.float32)).div_(255).unsqueeze(2)
     labels = torch.arange(20)[:, None].expand(20, 20)
     parts = (pictures[:, :15], labels[:, :15], pictures[:, 15:], labels[:, 15:])
     return parts[0].flatten(0, 1), parts[1].flatten(), parts[2].flatten(0, 1), parts[3].flatten()
@@ -196,10 +197,8 @@ def train(
 def lines(record: dict[str, Any]) -> list[str]:
     """The tables, in Markdown."""
     settings = record["settings"]
-    found = [
-        f"{settings['steps']} steps, minibatches of {settings['batch']}, {settings['seeds']} seeds; 95 % intervals over "
-        "seeds; differences are paired by seed, to tuned Adam with the same schedule.",
-    ]
+    text = f"{settings['steps']} steps, minibatches of {settings['batch']}, {settings['seeds']} seeds; 95 % intervals. "
+    found = [text + "Differences are paired by seed, to tuned Adam with the same schedule."]
     for name, one in record["problems"].items():
         rates = ", ".join(f"{label} {rate:.3g}" for label, rate in one["rates"].items())
         found += ["", f"**{name}** ({rates})", "", *HEAD]

@@ -60,7 +60,6 @@ def optimizers(given: Namespace) -> int:
     for name, about in known.items():
         print(f"{name:<{width}}  {about}")
     print(
-        "\nuse one with metasearch.LearnedOptimizer(NAME, model.parameters()); `metasearch optimizers NAME` says what it "
-        "is good for"
+        "\nuse one with metasearch.LearnedOptimizer(NAME, model.parameters()); `metasearch optimizers NAME` tells more"
     )
     return 0

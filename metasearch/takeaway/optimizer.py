@@ -164,8 +164,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
                     else value.detach().to(parameter.device, _wide(parameter), copy=True)
                 )
         for group in self.param_groups:
-            for name, value in self.defaults.items():
-                group.setdefault(name, value)
+            for name in ("lr", "weight_decay"):
+                group.setdefault(name, self.defaults[name])
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "rule": self.rule, "values": self.values, "_cast": {}}
