@@ -255,7 +255,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
             before = _load_state(states, pieces)
             state = self.rule.remember(values, gradient, before, age, layout)
             _store_state(states, pieces, before, state)
-            sums = layout.sums(self.rule.features(values, theta, gradient, state).square())
+            sums = _squares(layout, self.rule.features(values, theta, gradient, state))
             if total is None:
                 total = sums.new_zeros(*sums.shape[:-1], len(members))
             for place, piece in enumerate(pieces):
@@ -328,6 +328,13 @@ def _layout(pieces: Sequence[_Piece], members: Sequence[_Member]) -> Block:
     return Block(
         tuple(members[piece.index].name for piece in pieces), tuple(piece.stop - piece.start for piece in pieces)
     )
+
+
+def _squares(layout: Block, features: Tensor) -> Tensor:
+    """Sums of squares over each tensor; those of a single one without a copy."""
+    if len(layout.sizes) == 1:
+        return torch.linalg.vector_norm(features, dim=-1, keepdim=True).square()
+    return layout.sums(features.square())
 
 
 def _load(tensors: Sequence[Tensor], pieces: Sequence[_Piece], dtype: torch.dtype | None = None) -> Tensor:
