@@ -3,8 +3,8 @@
 Problems: a perceptron of one tanh layer on MNIST in its full size and on Omniglot (20 characters), a deeper ReLU
 perceptron on Omniglot, a perceptron and a small convolutional network on CIFAR-10. All take the same number of steps
 from the same weights with the same minibatches. Adam's rate is the best of a grid (two a decade) by the mean test loss
-over further seeds; the learned ones have nothing to tune and are taken as they are. Each is taken with and without a
-cosine schedule on top.
+over further seeds; the learned ones are taken as they are, and with their factor ``lr`` chosen in the same way from 1,
+0.3 and 0.1. Each is taken with and without a cosine schedule on top.
 
     python experiments/shipped_optimizers.py --steps 200 --seeds 5 --out shipped
 
@@ -37,6 +37,9 @@ from metasearch.tasks.idx import read_idx
 
 RATES = tuple(10 ** (k / 2) for k in range(-7, -1))
 """Adam's grid: 3e-4 to 1e-1, two rates a decade."""
+
+FACTORS = (1.0, 0.3, 0.1)
+"""What the steps of the learned ones are multiplied by where they are tuned, too."""
 
 TUNED, DEFAULT = "Adam, tuned", "Adam, 1e-3"
 HEAD = ("| optimizer | test loss | accuracy | minus tuned Adam (loss) | |", "|---|---|---|---|---|")
@@ -130,7 +133,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--tuning", type=int, default=2, help="seeds that Adam's rate is chosen on")
+    parser.add_argument("--tuning", type=int, default=2, help="seeds that rates are chosen on")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--cifar", help="archive of CIFAR-10 in the official binary layout")
     parser.add_argument("--out", default="shipped", help="beginning of the names of the files written")
@@ -138,7 +141,7 @@ def parse() -> argparse.Namespace:
 
 
 def measured(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Test loss and accuracy of each optimizer for each seed, and the rates that Adam was given."""
+    """Test loss and accuracy of each optimizer for each seed, and the rates and factors that were chosen."""
     data, network = PROBLEMS[name]
     images = data(arguments)
     found: dict[str, Any] = {"rates": {}, "loss": {}, "accuracy": {}}
@@ -147,17 +150,21 @@ def measured(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         seeds = [derive(seed, name, purpose) for seed in range(count)]
         return [train(images, network, make, seed, arguments, cosine=cosine) for seed in seeds]
 
-    for cosine in (False, True):
-        figures = {
-            rate: np.mean(
-                [one[0] for one in trained(adam(rate), cosine=cosine, purpose="tuning", count=arguments.tuning)]
-            )
-            for rate in RATES
-        }
-        best = min(RATES, key=lambda rate: figures[rate] if math.isfinite(figures[rate]) else math.inf)
-        ending = ", cosine" if cosine else ""
-        found["rates"][TUNED + ending] = best
-        makes = {TUNED: adam(best), DEFAULT: adam(1e-3)} | {one: learned(one) for one in ms.optimizers()}
+    def best(makes: dict[float, Make], *, cosine: bool) -> float:
+        """The rate (or factor) with the lowest mean loss."""
+        figures, count = {}, arguments.tuning
+        for rate, make in makes.items():
+            mean = float(np.mean([one[0] for one in trained(make, cosine=cosine, purpose="tuning", count=count)]))
+            figures[rate] = mean if math.isfinite(mean) else math.inf
+        return min(figures, key=lambda rate: figures[rate])
+
+    for cosine, ending in ((False, ""), (True, ", cosine")):
+        makes = {DEFAULT: adam(1e-3)} | {one: learned(one) for one in ms.optimizers()}
+        grids = {TUNED: {rate: adam(rate) for rate in RATES}}
+        grids |= {f"{one}, lr tuned": {lr: learned(one, lr) for lr in FACTORS} for one in ms.optimizers()}
+        for label, grid in grids.items():
+            found["rates"][label + ending] = rate = best(grid, cosine=cosine)
+            makes[label] = grid[rate]
         for label, make in makes.items():
             runs = trained(make, cosine=cosine, purpose="test", count=arguments.seeds)
             found["loss"][label + ending], found["accuracy"][label + ending] = map(list, zip(*runs, strict=True))
@@ -168,8 +175,8 @@ def adam(rate: float) -> Make:
     return lambda parameters: torch.optim.Adam(parameters, lr=rate)
 
 
-def learned(name: str) -> Make:
-    return lambda parameters: ms.LearnedOptimizer(name, parameters)
+def learned(name: str, lr: float = 1.0) -> Make:
+    return lambda parameters: ms.LearnedOptimizer(name, parameters, lr=lr)
 
 
 def train(
