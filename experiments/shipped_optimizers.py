@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 import metasearch as ms
 from metasearch.core.seeds import derive
-from metasearch.core.statistics import mean_ci95, paired_ci95
+from metasearch.core.statistics import paired_ci95
 from metasearch.tasks import datasets, omniglot_data
 from metasearch.tasks.idx import read_idx
 
@@ -204,14 +204,14 @@ def train(
 def lines(record: dict[str, Any]) -> list[str]:
     """The tables, in Markdown."""
     settings = record["settings"]
-    text = f"{settings['steps']} steps, minibatches of {settings['batch']}, {settings['seeds']} seeds; 95 % intervals. "
-    found = [text + "Differences are paired by seed, to tuned Adam with the same schedule."]
+    given = f"{settings['steps']} steps, minibatches of {settings['batch']}, {settings['seeds']} seeds."
+    found = [f"{given} 95 % intervals by Student's t. Differences are paired, to tuned Adam with the same schedule."]
     for name, one in record["problems"].items():
         rates = ", ".join(f"{label} {rate:.3g}" for label, rate in one["rates"].items())
         found += ["", f"**{name}** ({rates})", "", *HEAD]
         for label, losses in one["loss"].items():
-            loss, loss_width = mean_ci95(losses)
-            accuracy, width = mean_ci95(one["accuracy"][label])
+            shares = one["accuracy"][label]
+            (loss, loss_width), (accuracy, width) = (paired_ci95(x, 0.0) for x in (losses, shares))
             apart, verdict = "-", "-"
             reference = TUNED + (", cosine" if label.endswith(", cosine") else "")
             if label != reference:
