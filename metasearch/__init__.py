@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from metasearch.core.seeds import Draws
     from metasearch.core.space import Choice, Float, Int, Space
     from metasearch.core.values import Batch, Losses, Phi, Task, TaskSpec
+    from metasearch.takeaway.optimizer import LearnedOptimizer
+    from metasearch.takeaway.shipped import optimizers
     from metasearch.tasks.base import FewShot
     from metasearch.tuning import TuneSearcher
 
@@ -31,6 +33,8 @@ _PLACES = {
     "core.seeds": ("Draws",),
     "core.space": ("Choice", "Float", "Int", "Space"),
     "core.values": ("Batch", "Losses", "Phi", "Task", "TaskSpec"),
+    "takeaway.optimizer": ("LearnedOptimizer",),
+    "takeaway.shipped": ("optimizers",),
     "tasks.base": ("FewShot",),
     "tuning": ("TuneSearcher",),
 }
@@ -43,6 +47,7 @@ __all__ = [
     "FewShot",
     "Float",
     "Int",
+    "LearnedOptimizer",
     "Losses",
     "MetasearchError",
     "Phi",
@@ -55,6 +60,7 @@ __all__ = [
     "extend",
     "load",
     "load_fitted",
+    "optimizers",
     "register",
     "replay",
     "report",

@@ -134,9 +134,7 @@ class Experiment:
         fixed = {"validation": None, "budget": {"steps": steps}, "test.refit": None, "test.baselines": ()}
         quiet = {"tracking.mlflow": False, "tracking.report": False, "paper": None}
         tree = override(self.tree, {**changes, **fixed, **quiet})
-        tree["searchers"] = {
-            name: _plain(settings, self.file.budget.steps) for name, settings in tree["searchers"].items()
-        }
+        tree["searchers"] = {name: self._plain(name, settings) for name, settings in tree["searchers"].items()}
         try:
             return resolve(tree, Path(self.blueprint.folders[0]))
         except ConfigError as error:

@@ -52,7 +52,8 @@ def load(
 
     Args:
         uri: the folder of a phi or of a run, a run's id or the beginning of one, ``runs:/<MLflow run id>[/phi]``,
-            ``models:/<name>/<version>`` or ``models:/<name>@<alias>``.
+            ``models:/<name>/<version>`` or ``models:/<name>@<alias>``, or the name of a learned optimizer that comes
+            with the package (:func:`metasearch.optimizers`).
         allow_user_code: whether what is built from this phi may import modules that its manifest names; say so only
             for a phi whose origin you trust.
         runs: folder of run directories, for ids.
@@ -486,8 +487,8 @@ class LoadedPhi:
         """
         from metasearch.takeaway.optimizer import LearnedOptimizer, rule_of
 
-        rule, values = rule_of(self.manifest, self.phi, allow_user_code=self.allow_user_code)
-        return LearnedOptimizer(params, rule, values, lr=lr, weight_decay=weight_decay)
+        learned = rule_of(self.manifest, self.phi, allow_user_code=self.allow_user_code)
+        return LearnedOptimizer(learned, params, lr=lr, weight_decay=weight_decay)
 
     def architecture(self) -> FoundArchitecture:
         """The architecture that was found: ``.operations``, ``.build(num_classes)``, ``.describe()``, ``.draw(path)``.

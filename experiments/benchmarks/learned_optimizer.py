@@ -23,7 +23,7 @@ from torch import nn
 
 from metasearch.components import Context
 from metasearch.core.registry import build
-from metasearch.takeaway.optimizer import PIECE, LearnedOptimizer
+from metasearch.takeaway.optimizer import PIECE, LearnedOptimizer, LearnedRule
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "mlp-4": {"type": "mlp", "hidden": [4, 4], "momenta": [0.9, 0.99, 0.999], "second_moments": [0.999]},
@@ -131,7 +131,7 @@ def model(count: int, width: int) -> list[nn.Parameter]:
 def learned(name: str, parameters: list[nn.Parameter]) -> LearnedOptimizer:
     nothing: Any = None
     rule = build("slot.update_rule", VARIANTS[name], "", context=Context(nothing, nothing, {}, ()))
-    return LearnedOptimizer(parameters, rule, rule.init(0)[0])
+    return LearnedOptimizer(LearnedRule(rule, rule.init(0)[0]), parameters)
 
 
 def floor_of(settings: dict[str, Any], count: int, clock: Any) -> float:

@@ -142,6 +142,11 @@ def _surroundings(commands: Any) -> None:
 
     _command(commands, "recipes", "surroundings:recipes", "list the recipes")
 
+    optimizers = _command(
+        commands, "optimizers", "surroundings:optimizers", "list the learned optimizers that come along, or tell of one"
+    )
+    optimizers.add_argument("name", nargs="?", metavar="NAME", help="show its card")
+
     doctor = _command(commands, "doctor", "doctor:doctor", "what works here, and what to do about what does not")
     doctor.add_argument("--ray", action="store_true", help="also start a local Ray and stop it again (seconds)")
 

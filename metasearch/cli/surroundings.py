@@ -1,4 +1,4 @@
-"""Commands about what a search builds on: data sets and recipes."""
+"""Commands about what comes with the package: data sets, recipes, learned optimizers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import yaml
 from metasearch.core.errors import ConfigError, nearest
 from metasearch.display.figures import place
 
-__all__ = ["datasets", "recipes"]
+__all__ = ["datasets", "optimizers", "recipes"]
 
 
 def datasets(given: Namespace) -> int:
@@ -45,4 +45,21 @@ def recipes(given: Namespace) -> int:
         recipe = yaml.safe_load(resources.files(known).joinpath(f"{name}.yaml").read_text("utf-8"))
         print(f"{name:<{width}}  {recipe.get('about', '')}")
     print("\nuse one with learner: {recipe: NAME, ...}; `metasearch check FILE` prints what it stands for")
+    return 0
+
+
+def optimizers(given: Namespace) -> int:
+    """``metasearch optimizers [NAME]``."""
+    from metasearch.takeaway import shipped
+
+    if given.name is not None:
+        print(shipped.card(given.name).rstrip())
+        return 0
+    known = shipped.optimizers()
+    width = max(map(len, known), default=0)
+    for name, about in known.items():
+        print(f"{name:<{width}}  {about}")
+    print(
+        "\nuse one with metasearch.LearnedOptimizer(NAME, model.parameters()); `metasearch optimizers NAME` tells more"
+    )
     return 0

@@ -9,23 +9,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, overload
 
 import torch
 from torch import Tensor
 
+from metasearch import artifacts
 from metasearch.artifacts import Manifest, refuse_user_code
 from metasearch.components import Context
 from metasearch.components.rules import Block, FlatRule, State
 from metasearch.core.errors import ArtifactError, ConfigError
 from metasearch.core.registry import build
 from metasearch.core.values import Phi, Tensors
+from metasearch.takeaway.places import find
 from metasearch.takeaway.rebuild import plain_config
 
-__all__ = ["LearnedOptimizer", "rule_of"]
+__all__ = ["LearnedOptimizer", "LearnedRule", "rule_of"]
 
 PIECE = 1 << 15
 """Coordinates that are worked on at once."""
+
+
+@dataclass(frozen=True)
+class LearnedRule:
+    """An update rule, and its part of phi."""
+
+    rule: FlatRule
+    values: Tensors
 
 
 @dataclass(frozen=True)
@@ -52,10 +63,10 @@ class LearnedOptimizer(torch.optim.Optimizer):
     With ``lr = 1`` and no weight decay the numbers are those of the inner loop that the rule was learned in.
 
     Args:
+        learned: the name of one that comes with the package (:func:`metasearch.optimizers`), whatever else
+            :func:`metasearch.load` takes, or the rule itself.
         params: parameters, parameter groups, or named parameters; the latter where the rule has learned a number for
             each tensor.
-        rule: the rule.
-        values: its part of phi; copied.
         lr: factor on the rule's steps. The rule knows its own step size, so 1 is as learned; schedulers act on it.
         weight_decay: share of a parameter that is taken off, per step and unit of ``lr``.
 
@@ -65,14 +76,30 @@ class LearnedOptimizer(torch.optim.Optimizer):
     Raises:
         ValueError: if a factor is negative.
         TypeError: for complex or integer parameters.
-        ArtifactError: if the rule knows tensors by name and does not know these.
+        ArtifactError: if nothing is found under ``learned``, with the names there are; if the rule knows tensors by
+            name and does not know these.
+
+    Example:
+        >>> model = torch.nn.Linear(4, 3)
+        >>> optimizer = LearnedOptimizer("small-mlp-v1", model.parameters())
+        >>> model(torch.ones(2, 4)).sum().backward()
+        >>> optimizer.step()
     """
 
     def __init__(
-        self, params: Iterable[Any], rule: FlatRule, values: Tensors, *, lr: float = 1.0, weight_decay: float = 0.0
+        self,
+        learned: str | Path | LearnedRule,
+        params: Iterable[Any],
+        *,
+        lr: float = 1.0,
+        weight_decay: float = 0.0,
     ) -> None:
-        self.rule = rule
-        self.values = {name: value.detach().clone() for name, value in values.items()}
+        if not isinstance(learned, LearnedRule):
+            with find(learned) as folder:
+                stored = artifacts.load(folder)
+            learned = rule_of(stored.manifest, stored.phi)
+        self.rule = learned.rule
+        self.values = {name: value.detach().clone() for name, value in learned.values.items()}
         self._cast: dict[tuple[torch.device, torch.dtype], Tensors] = {}
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
 
@@ -114,16 +141,31 @@ class LearnedOptimizer(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continues from a state, bit for bit."""
-        super().load_state_dict(dict(state_dict))
-        # torch has just rounded the state of half precision parameters to their own precision
+        given: list[Mapping[str, Any]] = []
+        hooks = [
+            self.register_load_state_dict_pre_hook(lambda _, one: given.append(one)),  # after all others
+            self.register_load_state_dict_post_hook(lambda _: self._restore(given[0]), prepend=True),
+        ]
+        try:
+            super().load_state_dict(dict(state_dict))
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _restore(self, state_dict: Mapping[str, Any]) -> None:
+        """Undoes what torch does to a loaded state: it rounds that of half precision parameters to their precision."""
         ours = [parameter for group in self.param_groups for parameter in group["params"]]
         theirs = [number for group in state_dict["param_groups"] for number in group["params"]]
         for parameter, number in zip(ours, theirs, strict=True):
             for name, value in state_dict["state"].get(number, {}).items():
-                if name != "step":
-                    self.state[parameter][name] = value.detach().to(parameter.device, _wide(parameter), copy=True)
-                else:
-                    self.state[parameter][name] = value.detach().clone()
+                self.state[parameter][name] = (
+                    torch.tensor(float(value))
+                    if name == "step"
+                    else value.detach().to(parameter.device, _wide(parameter), copy=True)
+                )
+        for group in self.param_groups:
+            for name in ("lr", "weight_decay"):
+                group.setdefault(name, self.defaults[name])
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "rule": self.rule, "values": self.values, "_cast": {}}
@@ -213,7 +255,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
             before = _load_state(states, pieces)
             state = self.rule.remember(values, gradient, before, age, layout)
             _store_state(states, pieces, before, state)
-            sums = layout.sums(self.rule.features(values, theta, gradient, state).square())
+            sums = _squares(layout, self.rule.features(values, theta, gradient, state))
             if total is None:
                 total = sums.new_zeros(*sums.shape[:-1], len(members))
             for place, piece in enumerate(pieces):
@@ -227,7 +269,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         return self._cast[device, dtype]
 
 
-def rule_of(manifest: Manifest, phi: Phi, *, allow_user_code: bool = False) -> tuple[FlatRule, Tensors]:
+def rule_of(manifest: Manifest, phi: Phi, *, allow_user_code: bool = False) -> LearnedRule:
     """The update rule of a stored phi and what was learned for it. Its network is not built.
 
     Raises:
@@ -254,7 +296,7 @@ def rule_of(manifest: Manifest, phi: Phi, *, allow_user_code: bool = False) -> t
             f"this phi was learned with the update rule {block.get('type')!r}, which is no learned one; what it holds "
             "is for .initialize(module) or .learner()"
         )
-    return rule, values
+    return LearnedRule(rule, values)
 
 
 _NO_NETWORK: Any = None
@@ -286,6 +328,13 @@ def _layout(pieces: Sequence[_Piece], members: Sequence[_Member]) -> Block:
     return Block(
         tuple(members[piece.index].name for piece in pieces), tuple(piece.stop - piece.start for piece in pieces)
     )
+
+
+def _squares(layout: Block, features: Tensor) -> Tensor:
+    """Sums of squares over each tensor; those of a single one without a copy."""
+    if len(layout.sizes) == 1:
+        return torch.linalg.vector_norm(features, dim=-1, keepdim=True).square()
+    return layout.sums(features.square())
 
 
 def _load(tensors: Sequence[Tensor], pieces: Sequence[_Piece], dtype: torch.dtype | None = None) -> Tensor:

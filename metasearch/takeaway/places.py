@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from metasearch.core.errors import ArtifactError, ConfigError
+from metasearch.takeaway import shipped
 from metasearch.tracking import RunDirectory
 
 __all__ = ["find"]
@@ -44,6 +45,8 @@ def find(uri: str | Path, runs: str | Path = "runs", tracking_uri: str | None = 
 
 
 def _local(uri: str | Path, runs: str | Path) -> Path:
+    if isinstance(uri, str) and uri in shipped.names():
+        return shipped.folder(uri)
     path = Path(uri)
     found, tried = _within(path.parent if path.is_file() else path)
     if found is not None:
@@ -54,7 +57,8 @@ def _local(uri: str | Path, runs: str | Path) -> Path:
         places = ", ".join(str(place / _MANIFEST) for place in tried)
         raise ArtifactError(
             f"nothing to load at {str(uri)!r}. Tried: {places} (no such file); a run ({error.problem}). Give the path "
-            "of a phi or a run, a run's id, runs:/<MLflow run id> or models:/<name>/<version>"
+            "of a phi or a run, a run's id, runs:/<MLflow run id>, models:/<name>/<version>, or a learned optimizer "
+            f"that comes with the package: {', '.join(shipped.names())}"
         ) from None
     if not (run.phi_path / _MANIFEST).is_file():
         raise ArtifactError(

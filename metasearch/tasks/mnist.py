@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn import functional as F
 
 from metasearch.core.config import Config as BaseConfig
 from metasearch.tasks import datasets
@@ -26,9 +29,10 @@ class Mnist(TrainingTasks):
     Settings (``Config``):
         pool: images of a support set, drawn for each task; None means all 50,000, of which no copy is made.
         queries: query images, a number or one for each split.
+        size: side of an image in pixels; less than 28 takes means over squares of pixels.
         folder: where the four files lie; None looks where all data sets are looked for.
 
-    Images are ``[T, n, 1, 28, 28]`` in [0, 1], labels ``[T, n]``.
+    Images are ``[T, n, 1, size, size]`` in [0, 1], labels ``[T, n]``.
 
     Raises:
         DataError: if the files are nowhere, with what to do.
@@ -40,6 +44,7 @@ class Mnist(TrainingTasks):
 
         pool: int | None = Field(default=None, ge=1)
         queries: PerSplit = per_split(500)
+        size: Literal[28, 14, 7, 4] = 28
         folder: str | None = None
 
     def __init__(self, config: Config, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
@@ -48,7 +53,8 @@ class Mnist(TrainingTasks):
         def load(name: str) -> tuple[Tensor, Tensor]:
             images = torch.from_numpy(read_idx(folder / f"{name}-images-idx3-ubyte.gz").copy())
             labels = torch.from_numpy(read_idx(folder / f"{name}-labels-idx1-ubyte.gz").astype(np.int64))
-            return images.to(device, dtype).mul_(1 / 255).unsqueeze(1), labels.to(device)
+            images = images.to(device, dtype).mul_(1 / 255).unsqueeze(1)
+            return F.avg_pool2d(images, 28 // config.size) if config.size < 28 else images, labels.to(device)
 
         x, y = load("train")
         last = len(x) - len(x) // 6

@@ -46,6 +46,14 @@ def test_query_images_are_never_trained_on(tmp_path: Path) -> None:
         assert [[one % 10 for one in row] for row in numbers(task.query.x)] == task.query.y.tolist()
 
 
+def test_smaller_images_are_means_over_squares(tmp_path: Path) -> None:
+    whole = mnist(tmp_path, queries=10).sample("test", np.arange(2)).query.x
+    small = mnist(tmp_path, queries=10, size=14)
+    assert small.spec("test").input_shape == (1, 14, 14)
+    expected = whole.reshape(2, 10, 1, 14, 2, 14, 2).mean((4, 6))
+    torch.testing.assert_close(small.sample("test", np.arange(2)).query.x, expected)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"), [({"pool": 51}, "at most 50 images"), ({"queries": 11}, "split 'train' has 10 images")]
 )
