@@ -326,7 +326,7 @@ def _check_used(experiment: Experiment, program: ExperimentProgram, evaluation: 
     model = getattr(program.learner({}), "model", None) if experiment.episodes else None
     if file.test.derive is not None and not getattr(model, "derives", False):
         raise UnsupportedError("test.derive", "draws a network from a supernet, which this model is not; leave it out")
-    if file.test.retrain is not None:
+    if file.test.retrain is not None and not experiment.trials:
         if not experiment.episodes or experiment.space or file.validation is None:
             raise UnsupportedError(
                 "test.retrain", "repeats a search by gradients for as long as validation found best; leave it out here"

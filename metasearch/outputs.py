@@ -31,7 +31,8 @@ class Outputs:
 
     def __init__(self, directory: RunDirectory, experiment: Experiment) -> None:
         self._directory, self._experiment = directory, experiment
-        self._retrains = experiment.file.test is not None and experiment.file.test.retrain is not None
+        test = experiment.file.test
+        self._retrains = experiment.episodes and test is not None and test.retrain is not None
 
     def phi(self, phi: Phi, record: Record) -> None:
         """Writes the artifact of the best phi so far."""

@@ -270,7 +270,7 @@ class _Drive:
                 record("end", status="interrupted", reason="stopped by the user")
                 return "interrupted", "stopped by the user"
             self._conclude(controller, held_out, history, record)
-        if file.test is not None and file.test.retrain is not None:
+        if file.test is not None and file.test.retrain is not None and experiment.episodes:
             ended = self._retrain(file.test.retrain, controller, record)
             if ended is not None:
                 record("end", status=ended.status, reason=ended.reason)

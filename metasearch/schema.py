@@ -61,7 +61,8 @@ class Test(Config):
         split: where its tasks come from.
         shard: tasks in one call.
         derive: how a network is drawn from a supernet, for evaluations that have one.
-        retrain: changes of the tasks, for example ``{tasks.train_on: [train, validation]}``, under which phi is trained
+        retrain: for evaluations that are training runs, how a found choice is trained again. Of a search over episodes,
+            changes of the tasks, for example ``{tasks.train_on: [train, validation]}``, under which phi is trained
             once more from the start, for as many steps as validation found best; that phi is reported and tested, and
             the one that validation selected is tested beside it (``before_retraining``).
     """
