@@ -24,7 +24,7 @@ execution: {type: inline}
 tracking: {mlflow: false, report: false}
 """
 INLINE = {
-    "gp": "{searcher: {type: optuna, sampler: gp, n_startup_trials: 3}, budget: {evaluations: 6}}",
+    "gp": "{searcher: {type: optuna, sampler: gp, n_startup_trials: 3}, budget: {evaluations: 6}, seed: 2}",
     "cmaes": "{searcher: {type: optuna, sampler: cmaes, popsize: 4}, budget: {evaluations: 14}}",
     "nsgaii": "{searcher: {type: optuna, sampler: nsgaii, population_size: 6}, budget: {evaluations: 14}}",
 }
