@@ -1,4 +1,4 @@
-"""From pictures of one's own to a server: the scripts under ``readme`` run as they are written."""
+"""From pictures of one's own to a server: the scripts of the README run as they are written."""
 
 import os
 import re
@@ -21,7 +21,8 @@ from metasearch.core.values import TaskSpec
 from metasearch.testing.phi import stored_phi
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = Path(__file__).parent / "readme"
+README = (ROOT / "README.md").read_text("utf-8")
+SCRIPTS = dict(re.findall(r"<!-- script: (\S+) -->\n```\w+\n(.*?)```", README, re.DOTALL))
 MAPS = {"type": "conv4", "filters": 8, "blocks": 2, "pool": "max", "head": "none", "norm": "running"}
 SERVE = "mlflow models serve -m {uri} --env-manager local --host 127.0.0.1 --port 5001"
 SIAMESE: dict[str, Any] = {
@@ -66,7 +67,7 @@ def environment() -> dict[str, str]:
 
 
 def printed(script: str, folder: Path, port: int = 5001) -> str:
-    text = (SCRIPTS / script).read_text("utf-8").replace("5001", str(port))
+    text = SCRIPTS[script].replace("5001", str(port))
     done = subprocess.run(
         [sys.executable, "-c", text],
         cwd=folder, env=environment(), capture_output=True, text=True, timeout=800, check=False,
@@ -136,7 +137,7 @@ def test_a_siamese_network_learns_from_a_folder_and_verifies_pairs(
     assert test["auc"] > 0.8
     ms.load(outcome.phi_path).save(tmp_path / "phi")
     capsys.readouterr()
-    exec(compile((SCRIPTS / "verify.py").read_text("utf-8"), "verify.py", "exec"), {})
+    exec(compile(SCRIPTS["verify.py"], "verify.py", "exec"), {})
     found = re.fullmatch(r"ROC area ([\d.]+), ([\d.]+)% right at ([\d.]+)\n", capsys.readouterr().out)
     assert found is not None
     area, right, threshold = map(float, found.groups())
