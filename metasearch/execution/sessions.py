@@ -28,9 +28,17 @@ class SessionTrial:
         storage: folder that checkpoints are made under, as ``<id>/<number>``; every host that runs trials must see it.
         restored: path of the newest checkpoint, relative to ``storage``.
         exchange: hands a report over and returns whether the run goes on.
+        after: last step that was delivered.
     """
 
-    def __init__(self, call: Call, storage: Path, restored: str | None, exchange: Callable[[Report], bool]) -> None:
+    def __init__(
+        self,
+        call: Call,
+        storage: Path,
+        restored: str | None,
+        exchange: Callable[[Report], bool],
+        after: int | None = None,
+    ) -> None:
         self.id = call.proposal
         self.seed = call.seed
         self.restored = None if restored is None else storage / restored
@@ -38,6 +46,10 @@ class SessionTrial:
         self._next = 0
         if self.restored is not None and self.restored.parent == self._folder and self.restored.name.isdigit():
             self._next = int(self.restored.name) + 1
+        elif self.restored is not None and after is not None:
+            # Another's checkpoint: what this run saved before may still be resumed from, and has lower numbers, since a
+            # run saves at most once a step.
+            self._next = after + 1
         self._written: Path | None = None
         self._step: int | None = None
         self._exchange = exchange
@@ -88,7 +100,7 @@ class Session:
         restored: str | None = None,
         after: int | None = None,
     ) -> None:
-        self._trial = SessionTrial(call, storage, restored, self._exchange)
+        self._trial = SessionTrial(call, storage, restored, self._exchange, after)
         self._run = run
         self._after = after
         self._outbox: SimpleQueue[Report | Measurement | Failure] = SimpleQueue()

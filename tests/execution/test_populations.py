@@ -167,7 +167,7 @@ def test_the_worst_go_on_from_the_best_and_a_resumed_population_ends_like_the_fi
         phi = Phi(choices=member.choices)
         extra = {**call.extra, "restored": member.checkpoint, "after": 2}
         again.append(Call(call.proposal, 0, "climb", phi, (), call.proposal, extra=extra))
-    # Checkpoints of the second leg are written again: those that the first change names are still there.
+    # The first population ran to its end; what its first change names must still be there.
     with Trials(Climbers, 1, storage=tmp_path, scheduler=settings, space=RATES, seed=5) as trials:
         trials.restore_population(4, first.changes[:1], past)
         resumed = Recorder(trials, again)
