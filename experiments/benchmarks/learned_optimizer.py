@@ -11,15 +11,13 @@ size, so ``x floor`` says what the rest of the step costs.
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
+from turns import add_arguments, serve, take_turns
 
 from metasearch.components import Context
 from metasearch.core.registry import build
@@ -38,21 +36,12 @@ BASELINE = "adam"
 def main() -> None:
     """Runs the variants against each other and prints a table."""
     arguments = parse()
-    torch.set_num_threads(arguments.threads)
     if arguments.variant:
-        serve(arguments)
+        serve(arguments, lambda: prepared(arguments))
         return
-    names = [*arguments.variants.split(","), BASELINE]
-    workers = {name: start(name) for name in names}
-    firsts = {name: ask(worker) for name, worker in workers.items()}
-    rounds: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(arguments.rounds):
-        for name, worker in workers.items():
-            rounds[name].append(ask(worker)["seconds"])
-    for worker in workers.values():
-        worker.stdin.close()
-        worker.wait()
-    medians = {name: statistics.median(values) for name, values in rounds.items()}
+    names = arguments.variants.split(",")
+    baseline = names[-1]
+    firsts, medians = take_turns(names, arguments.rounds)
     print(
         f"{arguments.parameters:,} parameters in layers of {arguments.width}, {arguments.threads} thread(s), "
         f"torch {torch.__version__}, {'wall' if arguments.wall else 'CPU'} time"
@@ -60,8 +49,9 @@ def main() -> None:
     for name in names:
         floor = firsts[name]["floor"]
         against = f"{medians[name] / floor:6.2f} x floor" if floor else " " * 14
+        ratio = medians[name] / medians[baseline]
         print(
-            f"{name:14} {1e3 * medians[name]:9.1f} ms   {medians[name] / medians[BASELINE]:7.2f} x Adam   {against}   "
+            f"{name:14} {1e3 * medians[name]:9.1f} ms   {ratio:7.2f} x {baseline}   {against}   "
             f"state {firsts[name]['bytes']:6.1f} bytes a parameter"
         )
 
@@ -70,32 +60,12 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parameters", type=int, default=10_000_000)
     parser.add_argument("--width", type=int, default=1000, help="of the layers that the parameters form")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--wall", action="store_true", help="wall time in place of CPU time")
-    parser.add_argument("--variants", default=",".join(VARIANTS))
-    parser.add_argument("--variant", default="", help=argparse.SUPPRESS)
+    add_arguments(parser, ",".join([*VARIANTS, BASELINE]))
     return parser.parse_args()
 
 
-def start(name: str) -> Any:
-    return subprocess.Popen(
-        [sys.executable, __file__, *sys.argv[1:], "--variant", name],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
-def ask(worker: Any) -> dict[str, float]:
-    worker.stdin.write("\n")
-    worker.stdin.flush()
-    answer: dict[str, float] = json.loads(worker.stdout.readline())
-    return answer
-
-
-def serve(arguments: argparse.Namespace) -> None:
-    """Answers each line with the seconds of one step; the first answer also has the size of the state."""
+def prepared(arguments: argparse.Namespace) -> tuple[Callable[[], Any], dict[str, float]]:
+    """The step of a variant, the size of its state, and the time of its matrix products."""
     clock = time.perf_counter if arguments.wall else time.process_time
     torch.manual_seed(0)
     parameters = model(arguments.parameters, arguments.width)
@@ -112,10 +82,7 @@ def serve(arguments: argparse.Namespace) -> None:
         if isinstance(value, torch.Tensor)
     )
     floor = floor_of(VARIANTS.get(name, {}), count, clock)
-    for _ in sys.stdin:
-        begin = clock()
-        optimizer.step()
-        print(json.dumps({"seconds": clock() - begin, "bytes": kept / count, "floor": floor}), flush=True)
+    return optimizer.step, {"bytes": kept / count, "floor": floor}
 
 
 def model(count: int, width: int) -> list[nn.Parameter]:

@@ -5,14 +5,15 @@ max-pooling, batch statistics over the support and query images of an episode, r
 `--tasks` episodes: sampling, forward, backward and the optimizer. Variants:
 
     loop         a plain loop over episodes, torch's own layers, sums and distances in one product
-    eager        metasearch's learner and estimator, all episodes of a shard at once
-    compiled     the same, compiled, as a search does it
+    ours         metasearch's learner and estimator, all episodes of a shard at once, as a search does it
+    bfloat16     the same with the blocks in bfloat16 in training
     learn2learn  the loop with learn2learn's PrototypicalClassifier (skipped with a line where it cannot be imported)
     easyfsl      the loop with easyfsl's PrototypicalNetworks (likewise)
 
-All take their episodes from the same sampler, one at a time or a shard at once, and start from the same weights: the
-norm of the first gradient must agree. Each variant has a process of its own; rounds alternate between them and medians
-are printed, with ratios to the last variant that is the baseline. Seconds are CPU time unless `--wall`.
+Ours keep freed memory as the workers of a search do; `--keep-memory` with all names grants it to the others, too. All
+take their episodes from the same sampler, one at a time or a shard at once, and start from the same weights: the norm of
+the first gradient must agree (roughly, in bfloat16). Each variant has a process of its own; rounds alternate between them
+and medians are printed, with ratios to the last variant that is the baseline. Seconds are CPU time unless `--wall`.
 
     python experiments/benchmarks/prototypical.py --ways 60 --tasks 1 --shard 1
     python experiments/benchmarks/prototypical.py --ways 5 --tasks 32 --shard 8
@@ -23,11 +24,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
-import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from turns import add_arguments, serve, take_turns
 
 import metasearch.learners
 import metasearch.models  # noqa: F401  (these list the built-in parts)
@@ -43,10 +40,8 @@ from metasearch.core.registry import build
 from metasearch.core.values import Call
 from metasearch.estimators.backprop import Backprop
 from metasearch.estimators.episodes import Problem
-from metasearch.execution.memory import keep_freed_memory
 from metasearch.tasks.base import FewShot
 
-OURS = ("eager", "compiled")
 PEERS = ("learn2learn", "easyfsl")
 TEMPERATURE = 0.1
 Step = Callable[[], float]
@@ -58,20 +53,10 @@ def main() -> None:
     """Runs the variants against each other and prints a table."""
     arguments = parse()
     if arguments.variant:
-        serve(arguments)
+        serve(arguments, lambda: prepared(arguments))
         return
     names = [name for name in arguments.variants.split(",") if usable(name, arguments.method)]
-    workers = {name: start(name) for name in names}
-    rounds: dict[str, list[float]] = {name: [] for name in names}
-    firsts = {name: ask(worker) for name, worker in workers.items()}
-    for _ in range(arguments.rounds):
-        for name, worker in workers.items():
-            rounds[name].append(ask(worker)["seconds"])
-    for worker in workers.values():
-        assert worker.stdin is not None
-        worker.stdin.close()
-        worker.wait()
-    medians = {name: statistics.median(values) for name, values in rounds.items()}
+    firsts, medians = take_turns(names, arguments.rounds)
     baseline = names[-1]
     print(
         f"{arguments.method}, {arguments.ways}-way {arguments.shots}-shot, {arguments.queries} queries a class, "
@@ -95,14 +80,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tasks", type=int, default=1, help="episodes of a step")
     parser.add_argument("--shard", type=int, default=1, help="episodes that ours computes at once")
     parser.add_argument("--filters", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--wall", action="store_true", help="wall time in place of CPU time")
-    parser.add_argument("--keep-memory", action="store_true", help="give the peers our workers' setting of malloc, too")
-    parser.add_argument(
-        "--variants", default="loop,eager,compiled,easyfsl,learn2learn", help="the last is the baseline"
-    )
-    parser.add_argument("--variant", default="", help=argparse.SUPPRESS)
+    add_arguments(parser, "loop,ours,bfloat16,easyfsl,learn2learn", keep="ours,bfloat16")
     return parser.parse_args()
 
 
@@ -116,36 +94,9 @@ def usable(name: str, method: str) -> bool:
     return True
 
 
-def start(variant: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, *sys.argv, "--variant", variant], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-
-
-def ask(worker: subprocess.Popen[str]) -> dict[str, float]:
-    """One round of a worker: seconds of a step."""
-    assert worker.stdin is not None
-    assert worker.stdout is not None
-    worker.stdin.write("\n")
-    worker.stdin.flush()
-    answer: dict[str, float] = json.loads(worker.stdout.readline())
-    return answer
-
-
-def serve(arguments: argparse.Namespace) -> None:
-    """A worker: for each line on stdin, one timed step."""
-    clock = time.perf_counter if arguments.wall else time.process_time
-    torch.set_num_threads(arguments.threads)
-    if arguments.keep_memory or arguments.variant in OURS:
-        keep_freed_memory()  # as every worker of a search does
-    begin = time.perf_counter()
+def prepared(arguments: argparse.Namespace) -> tuple[Step, dict[str, float]]:
     step = VARIANTS[arguments.variant](arguments)
-    norm = step()
-    ready = time.perf_counter() - begin
-    for _ in sys.stdin:
-        start = clock()
-        step()
-        print(json.dumps({"seconds": clock() - start, "ready": ready, "norm": norm}), flush=True)
+    return step, {"norm": step()}
 
 
 def sampler(arguments: argparse.Namespace) -> FewShot:
@@ -165,18 +116,19 @@ def norm_of(gradients: list[Tensor]) -> float:
     return float(torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt())
 
 
-def learner_for(arguments: argparse.Namespace, tasks: FewShot) -> Any:
+def learner_for(arguments: argparse.Namespace, tasks: FewShot, precision: str = "full") -> Any:
     model = {"type": "conv4", "filters": arguments.filters, "pool": "max", "head": "none", "norm": "running"}
+    model["precision"] = precision
     block: dict[str, Any] = {"type": arguments.method, "model": model}
     if arguments.method == "matching":
         block["distance"] = {"type": "cosine", "temperature": TEMPERATURE}
     return build("learner", block, "learner", spec=tasks.spec("train"))
 
 
-def ours(arguments: argparse.Namespace, mode: Any) -> Step:
+def ours(arguments: argparse.Namespace, precision: str = "full") -> Step:
     tasks = sampler(arguments)
-    learner = learner_for(arguments, tasks)
-    problem = Problem(tasks, lambda choices, split: learner, compile=mode)
+    learner = learner_for(arguments, tasks, precision)
+    problem = Problem(tasks, lambda choices, split: learner)
     estimator = Backprop(Backprop.Config(tasks=arguments.tasks, shard=arguments.shard), problem)
     phi = learner.init(0)
     leaves = {name: value.requires_grad_() for name, value in phi.tensors.items()}
@@ -281,8 +233,8 @@ def easyfsl(arguments: argparse.Namespace) -> Step:
 
 VARIANTS: dict[str, Callable[[argparse.Namespace], Step]] = {
     "loop": plain,
-    "eager": lambda arguments: ours(arguments, "never"),
-    "compiled": lambda arguments: ours(arguments, "always"),
+    "ours": ours,
+    "bfloat16": lambda arguments: ours(arguments, "bfloat16"),
     "learn2learn": learn2learn,
     "easyfsl": easyfsl,
 }

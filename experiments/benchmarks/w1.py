@@ -10,6 +10,7 @@ norm on the batch's own statistics, meta-batch 32, one inner step. Variants:
 
 Each variant has a process of its own; rounds alternate between them and medians are printed, with ratios to the last
 variant that is the baseline. Seconds are CPU time of the process unless `--wall`, so that a busy machine disturbs less.
+Ours keep freed memory as the workers of a search do; `--keep-memory loop,eager,compiled,learn2learn` grants it to all.
 
     python experiments/benchmarks/w1.py --query 5 --pool none --rounds 7
 """
@@ -19,11 +20,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
-import json
-import statistics
-import subprocess
 import sys
-import time
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
+from turns import add_arguments, serve, take_turns
 
 from metasearch.core.values import TaskSpec
 from metasearch.estimators.compile import compile_graph
@@ -46,19 +44,10 @@ def main() -> None:
     """Runs the variants against each other and prints a table."""
     arguments = parse()
     if arguments.variant:
-        serve(arguments)
+        serve(arguments, lambda: prepared(arguments))
         return
     names = [name for name in arguments.variants.split(",") if name != "learn2learn" or found_learn2learn()]
-    workers = {name: start(name) for name in names}
-    rounds: dict[str, list[float]] = {name: [] for name in names}
-    firsts = {name: ask(worker) for name, worker in workers.items()}
-    for _ in range(arguments.rounds):
-        for name, worker in workers.items():
-            rounds[name].append(ask(worker)["seconds"])
-    for worker in workers.values():
-        worker.stdin.close()
-        worker.wait()
-    medians = {name: statistics.median(values) for name, values in rounds.items()}
+    firsts, medians = take_turns(names, arguments.rounds)
     baseline = names[-1]
     print(
         f"W1 query {arguments.query}, pool {arguments.pool}, {arguments.threads} thread(s), "
@@ -77,11 +66,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--query", type=int, default=5, help="query images a task")
     parser.add_argument("--pool", choices=["none", "max"], default="none")
     parser.add_argument("--chunk", type=int, default=8, help="tasks of one compiled call")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--wall", action="store_true", help="wall time in place of CPU time")
-    parser.add_argument("--variants", default="loop,eager,compiled,learn2learn", help="the last one is the baseline")
-    parser.add_argument("--variant", default="", help=argparse.SUPPRESS)
+    add_arguments(parser, "loop,eager,compiled,learn2learn", keep="eager,compiled")
     return parser.parse_args()
 
 
@@ -92,34 +77,9 @@ def found_learn2learn() -> bool:
     return True
 
 
-def start(variant: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, *sys.argv, "--variant", variant], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-
-
-def ask(worker: subprocess.Popen[str]) -> dict[str, float]:
-    """One round of a worker: seconds of an outer step."""
-    assert worker.stdin is not None
-    assert worker.stdout is not None
-    worker.stdin.write("\n")
-    worker.stdin.flush()
-    answer: dict[str, float] = json.loads(worker.stdout.readline())
-    return answer
-
-
-def serve(arguments: argparse.Namespace) -> None:
-    """A worker: for each line on stdin, one timed outer step."""
-    clock = time.perf_counter if arguments.wall else time.process_time
-    torch.set_num_threads(arguments.threads)
-    begin = time.perf_counter()
+def prepared(arguments: argparse.Namespace) -> tuple[Step, dict[str, float]]:
     step = VARIANTS[arguments.variant](arguments)
-    norm = step().item()
-    ready = time.perf_counter() - begin
-    for _ in sys.stdin:
-        start = clock()
-        step()
-        print(json.dumps({"seconds": clock() - start, "ready": ready, "norm": norm}), flush=True)
+    return step, {"norm": step().item()}
 
 
 def images(query: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
