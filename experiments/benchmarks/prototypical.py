@@ -11,9 +11,9 @@ max-pooling, batch statistics over the support and query images of an episode, r
     easyfsl      the loop with easyfsl's PrototypicalNetworks (likewise)
 
 Ours keep freed memory as the workers of a search do; `--keep-memory` with all names grants it to the others, too. All
-take their episodes from the same sampler, one at a time or a shard at once, and start from the same weights: the norm of
-the first gradient must agree (roughly, in bfloat16). Each variant has a process of its own; rounds alternate between them
-and medians are printed, with ratios to the last variant that is the baseline. Seconds are CPU time unless `--wall`.
+take their episodes from one sampler, singly or a shard at once, and start from the same weights: the norm of the
+first gradient must agree (roughly, in bfloat16). Each variant has a process of its own; rounds alternate between
+them, medians are printed, with ratios to the last variant that is the baseline. Seconds are CPU time unless `--wall`.
 
     python experiments/benchmarks/prototypical.py --ways 60 --tasks 1 --shard 1
     python experiments/benchmarks/prototypical.py --ways 5 --tasks 32 --shard 8
