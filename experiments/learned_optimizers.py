@@ -26,10 +26,11 @@ from metasearch.core import seeds as seeding
 from metasearch.core.statistics import mean_ci95, paired_ci95
 from metasearch.core.values import Phi
 from metasearch.evaluation.optimizers import RULES, TunedOptimizer, candidates
-from metasearch.experiment import override, resolve
 from metasearch.learners.inner_loop import InnerLoop
 from metasearch.loaded import load
 from metasearch.program import ExperimentProgram
+from metasearch.resolution import resolve
+from metasearch.trees import override
 
 LEARNED = "learned"
 

@@ -23,10 +23,11 @@ import torch
 from metasearch.core import seeds as seeding
 from metasearch.core.statistics import mean_ci95, paired_ci95
 from metasearch.core.values import Phi
-from metasearch.experiment import override, resolve
 from metasearch.learners.inner_loop import InnerLoop
 from metasearch.loaded import load
 from metasearch.program import ExperimentProgram
+from metasearch.resolution import resolve
+from metasearch.trees import override
 
 RATES = tuple(float(10 ** (k / 4)) for k in range(-12, 5))
 GATES = ("forget", "input")

@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from metasearch import experiment as experiments
-from metasearch import groups, measuring, rehearsal, running
+from metasearch import groups, measuring, rehearsal, resolution, running, trees
 from metasearch.core.errors import ConfigError
 from metasearch.loaded import LoadedPhi, load, load_fitted
 from metasearch.running import Listener, Outcome
@@ -60,12 +59,12 @@ def run(
     """
     short = {"execution.workers": workers, "seed": seed, "name": name}
     given = {key: value for key, value in short.items() if value is not None}
-    tree = dict(file) if isinstance(file, Mapping) else experiments.read(file)
-    tree = experiments.override(experiments.override(tree, set), given)
+    tree = dict(file) if isinstance(file, Mapping) else trees.read(file)
+    tree = trees.override(trees.override(tree, set), given)
     folder = None if isinstance(file, Mapping) else Path(file).resolve().parent
     if tree.get("seeds") or tree.get("variants"):
         return _shown(listener, lambda display: groups.run_group(tree, folder=folder, root=runs, listener=display))
-    experiment = experiments.resolve(tree, folder)
+    experiment = resolution.resolve(tree, folder)
     return _shown(listener, lambda display: running.run(experiment, root=runs, listener=display))
 
 
@@ -149,7 +148,7 @@ def check(file: str | Path | Mapping[str, Any], *, set: Sequence[str] | Mapping[
     Raises:
         ConfigError: if it cannot be run as it is.
     """
-    plain: dict[str, Any] = experiments.recorded(experiments.load(file, set).tree)
+    plain: dict[str, Any] = trees.recorded(resolution.load(file, set).tree)
     return plain
 
 

@@ -19,10 +19,12 @@ from metasearch.core import seeds as seeding
 from metasearch.core.contracts import Executor
 from metasearch.core.errors import ResumeError
 from metasearch.core.values import Phi, Report
-from metasearch.experiment import Experiment, load, weights_of
+from metasearch.experiment import Experiment
 from metasearch.plan import Plan, Record, changes_of
 from metasearch.program import ExperimentProgram, build_program
+from metasearch.resolution import load
 from metasearch.tracking import RunDirectory
+from metasearch.trees import weights_of
 
 __all__ = ["initial_phi", "open_executor", "plan_of", "stops_on_interrupt", "stored"]
 

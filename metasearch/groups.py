@@ -13,8 +13,9 @@ from typing import Any
 from metasearch.core.errors import ConfigError
 from metasearch.core.files import write_file
 from metasearch.core.statistics import mean_ci95, paired_ci95
-from metasearch.experiment import override, resolve
+from metasearch.resolution import resolve
 from metasearch.running import Listener, Outcome, resume, run
+from metasearch.trees import override
 
 __all__ = ["Group", "GroupRow", "expand", "is_group", "resume_group", "run_group", "table"]
 

@@ -17,13 +17,13 @@ from metasearch.core.errors import ArtifactError, ConfigError
 from metasearch.core.registry import build
 from metasearch.core.values import Phi, Task, TaskSpec
 from metasearch.execution import Inline
-from metasearch.experiment import override, read
 from metasearch.heldout import HeldOut, names_of
 from metasearch.loaded import LoadedPhi, load
 from metasearch.program import Blueprint, ExperimentProgram
 from metasearch.results import flat
 from metasearch.schema import Numerics
 from metasearch.takeaway.rebuild import for_outputs, plain_config, trusted_block
+from metasearch.trees import override, read
 
 __all__ = ["evaluate", "evaluate_steps"]
 

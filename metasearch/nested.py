@@ -12,8 +12,10 @@ from metasearch.core.config import Config as BaseConfig
 from metasearch.core.contracts import Trial
 from metasearch.core.errors import ConfigError
 from metasearch.core.values import Call, Measurement
-from metasearch.experiment import Experiment, load, override, read
+from metasearch.experiment import Experiment
 from metasearch.objective import TrialCalls, measurement
+from metasearch.resolution import load
+from metasearch.trees import override, read
 
 __all__ = ["NestedSearch"]
 

@@ -13,10 +13,11 @@ from metasearch import artifacts
 from metasearch.core.files import write_file
 from metasearch.core.registry import import_path
 from metasearch.core.values import Phi, TaskSpec
-from metasearch.experiment import Experiment, recorded
+from metasearch.experiment import Experiment
 from metasearch.plan import Record
 from metasearch.results import summarize_run
 from metasearch.tracking import RunDirectory
+from metasearch.trees import recorded
 
 __all__ = ["Outputs"]
 

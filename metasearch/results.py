@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from metasearch.core.objectives import Limit, Objectives, front
-from metasearch.experiment import Experiment, recorded
+from metasearch.experiment import Experiment
 from metasearch.plan import changes_of
 from metasearch.schema import ExperimentFile
 from metasearch.tracking import RunDirectory
+from metasearch.trees import recorded
 
 __all__ = ["best_proposal", "flat", "pareto_set", "schedule_of", "summarize_run"]
 

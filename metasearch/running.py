@@ -22,13 +22,15 @@ from metasearch.controller import Controller
 from metasearch.core import seeds as seeding
 from metasearch.core.errors import ConfigError, DivergedError, ExecutionError, MetasearchError
 from metasearch.core.values import Phi
-from metasearch.experiment import Experiment, load, override, recorded
+from metasearch.experiment import Experiment
 from metasearch.heldout import HeldOut, names_of
 from metasearch.outputs import Outputs
 from metasearch.plan import Record
+from metasearch.resolution import again, load
 from metasearch.results import best_proposal, schedule_of
 from metasearch.tracking import Journal, RunDirectory
 from metasearch.tracking.journal import read as read_journal
+from metasearch.trees import override, recorded
 
 __all__ = ["Listener", "Outcome", "extend", "resume", "run"]
 
@@ -111,7 +113,7 @@ def run(
     """Runs an experiment to the end of its budget.
 
     Args:
-        experiment: see :func:`metasearch.experiment.load`.
+        experiment: see :func:`metasearch.resolution.load`.
         root: folder of run directories.
         folder: name of the directory, where it must be known beforehand.
         listener: a display.
@@ -329,7 +331,7 @@ class _Drive:
         if controller.best is None:
             raise ExecutionError("no validation had a finite figure, so nothing says for how many steps to train again")
         steps = controller.best["step"]
-        experiment, folder = self.experiment.again(steps), f"refitted-{steps}"
+        experiment, folder = again(self.experiment, steps), f"refitted-{steps}"
         directory = RunDirectory(self.directory.path / folder)
         if not directory.config_path.exists():
             shutil.rmtree(directory.path, ignore_errors=True)

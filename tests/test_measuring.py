@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 import metasearch as ms
 from metasearch.core.errors import ArtifactError, ConfigError
 from metasearch.core.values import TaskSpec
-from metasearch.experiment import resolve
 from metasearch.loaded import load
 from metasearch.measuring import evaluate_steps
+from metasearch.resolution import resolve
 from metasearch.running import run
 from metasearch.tasks.sinusoid import Sinusoid
 from metasearch.testing.phi import LEARNER, stored_phi

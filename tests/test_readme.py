@@ -12,7 +12,8 @@ import pytest
 
 from metasearch import groups
 from metasearch.cli.parser import parser
-from metasearch.experiment import override, read, resolve
+from metasearch.resolution import resolve
+from metasearch.trees import override, read
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")

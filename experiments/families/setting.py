@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from metasearch.experiment import override
+from metasearch.trees import override
 
 __all__ = ["FAMILIES", "LEARNERS", "SINES", "Plan", "changed", "omniglot", "sines"]
 

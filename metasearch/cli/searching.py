@@ -58,19 +58,18 @@ def extend(given: Namespace) -> int:
 
 def check(given: Namespace) -> int:
     """``metasearch check FILE``: the resolved configuration on standard output, one document a run."""
-    from metasearch import experiment as experiments
-    from metasearch import groups
+    from metasearch import groups, resolution, trees
 
-    tree = experiments.override(experiments.read(given.file), given.set)
+    tree = trees.override(trees.read(given.file), given.set)
     folder = Path(given.file).resolve().parent
     members = groups.expand(tree) if tree.get("seeds") or tree.get("variants") else {"": tree}
-    resolved = {name: experiments.resolve(member, folder) for name, member in members.items()}
+    resolved = {name: resolution.resolve(member, folder) for name, member in members.items()}
     for name, experiment in resolved.items():
         print(f"--- # {name}" if name else "---")
         for line in _about(experiment):
             print(f"# {line}")
         print(
-            yaml.safe_dump(_in_order(experiments.recorded(experiment.tree)), sort_keys=False, allow_unicode=True),
+            yaml.safe_dump(_in_order(trees.recorded(experiment.tree)), sort_keys=False, allow_unicode=True),
             end="",
         )
     return 0
@@ -141,11 +140,10 @@ def replay(given: Namespace) -> int:
 
 
 def _dry_run(file: str, assignments: list[str]) -> int:
-    from metasearch import experiment as experiments
-    from metasearch import rehearsal
+    from metasearch import rehearsal, resolution
 
     print("one step to warm up, one to be timed; nothing is recorded", flush=True)
-    experiment = experiments.load(file, assignments)
+    experiment = resolution.load(file, assignments)
     times = rehearsal.dry_run(experiment)
     print(f"start and first step   {duration(times['start_seconds'])} (workers and compilation included)")
     print(f"one step               {duration(times['step_seconds'])}")
@@ -174,14 +172,14 @@ def _tasks(given: Namespace) -> Any:
     changes = [f"tasks.{one.removeprefix('tasks.')}" for one in given.set]
     if given.tasks is None:
         return changes or None
-    from metasearch import experiment as experiments
+    from metasearch import trees
 
-    tree = experiments.read(given.tasks)
+    tree = trees.read(given.tasks)
     block = tree.get("tasks", tree)
     block = {"type": block} if isinstance(block, str) else block
     if not isinstance(block, Mapping) or "type" not in block:
         raise ConfigError("--tasks", f"{given.tasks} has no tasks block; expected tasks: {{type: ..., ...}}")
-    return experiments.override({"tasks": dict(block)}, changes)["tasks"]
+    return trees.override({"tasks": dict(block)}, changes)["tasks"]
 
 
 def _in_order(tree: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The protocols that hold the parts together: who calls what, when, and what it may assume.
 
-A part is a class with a nested ``Config`` (see :mod:`metasearch.core.config`), built by ``experiment.py`` as
+A part is a class with a nested ``Config`` (see :mod:`metasearch.core.config`), built by ``experiment.py`` and ``program.py`` as
 ``Part(config, **context)`` and found by name through a registry.
 """
 

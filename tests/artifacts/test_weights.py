@@ -14,7 +14,7 @@ from metasearch import artifacts
 from metasearch.artifacts.weights import read_weights, start_from
 from metasearch.core.errors import ArtifactError, ConfigError
 from metasearch.core.values import Phi
-from metasearch.experiment import resolve
+from metasearch.resolution import resolve
 from metasearch.running import resume, run
 from metasearch.testing.phi import stored_phi
 from metasearch.tracking import read

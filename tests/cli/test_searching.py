@@ -179,7 +179,7 @@ def test_a_search_that_fails_says_where_its_record_is(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sine: Path, capsys: Captured
 ) -> None:
     def failing(file: str, *, listener: Any, **_: Any) -> Any:
-        from metasearch.experiment import load
+        from metasearch.resolution import load
 
         listener.on_start(RunDirectory(tmp_path / "runs" / "one"), load(file), {})
         raise ExecutionError("the worker died")

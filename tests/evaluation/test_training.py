@@ -17,8 +17,8 @@ from metasearch.core.contracts import Trial
 from metasearch.core.errors import ConfigError
 from metasearch.core.seeds import Draws
 from metasearch.core.values import Call, Phi
-from metasearch.experiment import load as load_experiment
 from metasearch.loaded import load
+from metasearch.resolution import load as load_experiment
 from metasearch.tracking.journal import read
 
 DRAWINGS = {"type": "omniglot", "classes": 5, "train": 3, "validation": 2, "test": 3, "image_size": 14}

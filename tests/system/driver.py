@@ -12,7 +12,7 @@ import metasearch.objective
 import metasearch.running
 import metasearch.searchers.optuna
 import metasearch.tasks.sinusoid
-from metasearch.experiment import resolve
+from metasearch.resolution import resolve
 
 PARTS = Path(__file__).parent / "parts"
 sys.path.insert(0, str(PARTS))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from records import of_type
 
-from metasearch import experiment as experiments
+from metasearch import resolution, trees
 from metasearch.core.errors import ArtifactError, UnsupportedError
 from metasearch.loaded import load
 from metasearch.models.architectures import CellNetwork
@@ -40,10 +40,10 @@ SHARED = {
 
 
 def experiment(file: str, variant: str, changes: dict[str, Any]) -> Any:
-    tree = experiments.read(EXPERIMENTS / file)
+    tree = trees.read(EXPERIMENTS / file)
     variants = tree.pop("variants")
     del tree["seeds"]
-    return experiments.load(experiments.override(tree, variants[variant]), changes)
+    return resolution.load(trees.override(tree, variants[variant]), changes)
 
 
 @pytest.mark.parametrize("variant", ["reinforce", "evolution"])
@@ -121,7 +121,7 @@ def test_the_whole_card_is_one_search(tmp_path: Path) -> None:
         "validation": {"every": 3, "episodes": 2, "shard": 2},
         "test": {"episodes": 2, "shard": 2, "derive": {"sample": 1}},
     }
-    given = experiments.load(EXPERIMENTS / "whole_card.yaml", changes)
+    given = resolution.load(EXPERIMENTS / "whole_card.yaml", changes)
     assert set(given.owners.values()) == {"controller"}
     assert given.slot_owners == {"initialization": "weights", "update_rule": "rule"}
     outcome = run(given, root=tmp_path)

@@ -8,7 +8,8 @@ import yaml
 
 from metasearch.core.errors import ConfigError, DataError, UnsupportedError
 from metasearch.core.space import Choice, Float, Int
-from metasearch.experiment import load, override, read, recorded, resolve
+from metasearch.resolution import load, resolve
+from metasearch.trees import override, read, recorded
 
 PARTS = Path(__file__).parent / "parts"
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"

@@ -10,8 +10,8 @@ from records import content, of_type, sequence
 
 from metasearch.controller import Controller
 from metasearch.core.errors import ExecutionError
-from metasearch.experiment import resolve
 from metasearch.rehearsal import dry_run
+from metasearch.resolution import resolve
 from metasearch.running import resume, run
 
 PARTS = Path(__file__).parent / "parts"

@@ -13,8 +13,8 @@ from records import content, of_type, sequence
 import metasearch as ms
 from metasearch import recipes
 from metasearch.core.errors import UnsupportedError
-from metasearch.experiment import resolve
 from metasearch.rehearsal import replay
+from metasearch.resolution import resolve
 from metasearch.running import resume, run
 
 Tree = dict[str, Any]

@@ -9,8 +9,8 @@ import pytest
 import torch
 from records import content, of_type
 
-from metasearch.experiment import resolve
 from metasearch.loaded import load
+from metasearch.resolution import resolve
 from metasearch.running import resume, run
 
 Tree = dict[str, Any]

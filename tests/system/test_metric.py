@@ -9,7 +9,7 @@ import torch
 
 import metasearch as ms
 from metasearch.core.errors import UnsupportedError
-from metasearch.experiment import resolve
+from metasearch.resolution import resolve
 
 TREE: dict[str, Any] = {
     "name": "tiny-prototypes",

@@ -8,7 +8,7 @@ from mlflow.tracking import MlflowClient
 from probes import SPACE
 from records import content, of_type
 
-from metasearch.experiment import resolve
+from metasearch.resolution import resolve
 from metasearch.running import resume, run
 
 PARTS = Path(__file__).parent / "parts"

@@ -12,7 +12,7 @@ from probes import SPACE
 from records import content, of_type
 
 from metasearch.core.errors import UnsupportedError
-from metasearch.experiment import resolve
+from metasearch.resolution import resolve
 from metasearch.running import resume, run
 
 PARTS = Path(__file__).parent / "parts"

@@ -13,8 +13,9 @@ from metasearch import artifacts
 from metasearch.controller import Controller
 from metasearch.core.errors import ConfigError, UnsupportedError
 from metasearch.display.results import print_outcome
-from metasearch.experiment import override, resolve
+from metasearch.resolution import resolve
 from metasearch.tracking.journal import read
+from metasearch.trees import override
 
 BOTH = {"tasks.train_on": ["train", "validation"]}
 TREE: dict[str, Any] = {

@@ -9,7 +9,7 @@ import pytest
 from records import content, sequence
 
 from metasearch import execution
-from metasearch.experiment import resolve
+from metasearch.resolution import resolve
 from metasearch.running import run
 
 PARTS = Path(__file__).parent / "parts"

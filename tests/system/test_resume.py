@@ -9,8 +9,8 @@ import pytest
 from records import content, journal, of_type
 
 from metasearch.core.errors import ConfigError, ResumeError, RunLockedError
-from metasearch.experiment import resolve
 from metasearch.rehearsal import replay
+from metasearch.resolution import resolve
 from metasearch.running import extend, resume, run
 from metasearch.tracking import Journal, RunDirectory
 

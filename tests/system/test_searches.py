@@ -9,9 +9,9 @@ import yaml
 from records import of_type
 
 from metasearch.core.errors import MetasearchError
-from metasearch.experiment import load
 from metasearch.loaded import load as load_phi
 from metasearch.reporting import plots
+from metasearch.resolution import load
 from metasearch.running import Outcome, run
 
 BASE = """

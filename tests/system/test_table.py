@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 import metasearch as ms
-from metasearch import experiment as experiments
+from metasearch import resolution
 from metasearch.core.errors import ConfigError, UnsupportedError
 from metasearch.loaded import load
 from metasearch.tasks import nas_tables
@@ -59,4 +59,4 @@ def test_a_search_sees_validation_and_is_scored_by_the_test_of_its_best(tmp_path
 )
 def test_what_a_table_cannot_do_is_refused_before_it_starts(changes: Any, problem: str) -> None:
     with pytest.raises((ConfigError, UnsupportedError), match=problem):
-        experiments.load(tree(**changes))
+        resolution.load(tree(**changes))

@@ -13,7 +13,7 @@ from descent import RATE
 from mlflow import MlflowClient
 from records import of_type
 
-from metasearch.experiment import resolve
+from metasearch.resolution import resolve
 from metasearch.running import resume, run
 from metasearch.tracking.journal import read
 
