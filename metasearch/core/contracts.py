@@ -1,7 +1,7 @@
 """The protocols that hold the parts together: who calls what, when, and what it may assume.
 
-A part is a class with a nested ``Config`` (see :mod:`metasearch.core.config`), built by ``experiment.py`` and ``program.py`` as
-``Part(config, **context)`` and found by name through a registry.
+A part is a class with a nested ``Config`` (see :mod:`metasearch.core.config`), found by name through a registry and
+built as ``Part(config, **context)``, on the driver by ``experiment.py`` and on workers by ``program.py``.
 """
 
 from __future__ import annotations
