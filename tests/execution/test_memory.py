@@ -16,11 +16,11 @@ def faults():
     torch.zeros(1 << 23).add_(1)  # 32 MB
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-faults()
-before = faults()
+before = sum(faults() for _ in range(8))
 assert keep_freed_memory()
-faults()
-print(before, faults())
+for _ in range(8):  # small things may settle in a freed block, so that the next large one needs another
+    faults()
+print(before, sum(faults() for _ in range(8)))
 """
 
 
@@ -28,5 +28,5 @@ print(before, faults())
 def test_the_same_tensor_again_faults_no_pages():
     done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
     before, after = map(int, done.stdout.split())
-    assert before > 100  # fresh pages each time (8192 of 4 KiB, or 16 of 2 MiB and the rest)
-    assert after < before / 10
+    assert before > 8 * 16  # fresh pages each time (8192 of 4 KiB, or 16 of 2 MiB)
+    assert after < before / 4
