@@ -107,14 +107,14 @@ def test_errors_are_told_apart_and_the_worker_goes_on(pool: Actors) -> None:
 
 
 def test_call_that_kills_its_worker_is_lost_and_its_neighbours_are_not(local_ray: None) -> None:
-    with Actors(Program, 1, max_repeats=1) as executor:
+    with Actors(Program, 1, max_repeats=2) as executor:
         shared = executor.put(phi())
         calls = [call(0, phi=shared), call(1, "die"), *(call(i, phi=shared) for i in range(2, 5))]
-        _, ends = drain(executor, calls)
+        _, ends = drain(executor, calls)  # (an answer may die with the worker's next call: then its call is repeated)
     failure = ends.pop(1)
     assert isinstance(failure, Failure)
     assert failure.kind == "lost"
-    assert "2 attempts" in failure.message
+    assert "3 attempts" in failure.message
     assert all(isinstance(end, Measurement) for end in ends.values())
 
 
