@@ -17,7 +17,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from metasearch.core.objectives import Limit, Objectives, front
 from metasearch.reporting.history import Array, History, Proposed
-from metasearch.reporting.numbers import heading
+from metasearch.reporting.numbers import heading, is_share
 from metasearch.reporting.style import BAD, FAINT, GUIDE, SEARCH, VALIDATION, axes_of, new_figure
 from metasearch.reporting.tables import short_names
 
@@ -228,10 +228,10 @@ def pareto(history: History, objectives: Objectives) -> Figure:
         for values, marker, colour, label in groups:
             if values:
                 faint = {"ms": 6, "alpha": 1.0} if label == "Pareto set" else {"ms": 4.5, "alpha": 0.45}
-                x, y = ([one[name] for one in values] for name in (across, up))
+                x, y = ([_shown(one, name) for one in values] for name in (across, up))
                 axes.plot(x, y, marker, color=colour, label=label, mew=1.2 if marker == "x" else 0, **faint)  # type: ignore[arg-type]
         if len(names) == 2:
-            ends = sorted((allowed[index][across], allowed[index][up]) for index in best)
+            ends = sorted((_shown(allowed[index], across), _shown(allowed[index], up)) for index in best)
             axes.plot([x for x, _ in ends], [y for _, y in ends], "-", color=VALIDATION, lw=1.2, alpha=0.6)
         for set_label, name in ((axes.set_xlabel, across), (axes.set_ylabel, up)):
             set_label(f"{heading(name)} ({'lower' if objectives.directions[name] == 'min' else 'higher'} is better)")
@@ -241,6 +241,11 @@ def pareto(history: History, objectives: Objectives) -> Figure:
     handles, labels = _legend_of(result)
     result.legend(handles, labels, loc="outside upper left", ncols=3)
     return result
+
+
+def _shown(values: Mapping[str, float], name: str) -> float:
+    """A figure in the unit that its axis names."""
+    return values[name] * (100.0 if is_share(name) else 1.0)
 
 
 def _legend_of(figure: Figure) -> tuple[list[Any], list[str]]:

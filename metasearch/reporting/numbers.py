@@ -32,8 +32,8 @@ def heading(metric: str) -> str:
 def figure(metric: str, value: float, ci95: float = math.nan, *, signed: bool = False) -> str:
     """A figure and its 95 % half-width, both with as many decimals as the half-width has two digits.
 
-    >>> figure("accuracy", 0.98712, 0.0021), figure("L", 0.0412345)
-    ('98.71 ± 0.21', '0.04123')
+    >>> figure("accuracy", 0.98712, 0.0021), figure("L", 0.0412345), figure("parameters", 12800.0)
+    ('98.71 ± 0.21', '0.04123', '12,800')
     """
     if math.isnan(value):
         return "nan"
@@ -45,6 +45,8 @@ def _figure(metric: str, value: float, ci95: float, sign: str) -> str:
     scale = 100.0 if is_share(metric) else 1.0
     value, ci95 = scale * value, scale * ci95
     if not math.isfinite(ci95) or not math.isfinite(value):
+        if scale == 1 and 1e4 <= abs(value) < 1e15 and float(value).is_integer():  # a count
+            return f"{value:{sign},.0f}"
         return f"{value:{sign}.2f}" if scale > 1 and math.isfinite(value) else f"{value:{sign}#.4g}".rstrip(".")
     if max(abs(value), ci95) >= 1e6 or 0 < ci95 < 1e-6:
         return f"{value:{sign}.4g} ± {ci95:.2g}"
