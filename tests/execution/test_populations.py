@@ -143,7 +143,7 @@ class Recorder:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("kind", ["pbt", "pb2"])
+@pytest.mark.parametrize("kind", ["pbt", pytest.param("pb2", marks=pytest.mark.slow)])
 def test_the_worst_go_on_from_the_best_and_a_resumed_population_ends_like_the_first(
     kind: str, local_ray: None, tmp_path: Path
 ) -> None:

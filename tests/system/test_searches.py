@@ -56,7 +56,9 @@ def test_a_sampler_ends_better_than_it_starts(method: str, tmp_path: Path) -> No
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("local_ray")
-@pytest.mark.parametrize("method", ON_RAY)
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=[pytest.mark.slow] if name == "pbt" else []) for name in ON_RAY]
+)
 def test_a_scheduler_ends_better_than_its_runs_start(method: str, tmp_path: Path) -> None:
     execution = {"execution": {"workers": 2}}
     outcome = finished(ON_RAY[method], tmp_path, **execution)
