@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tarfile
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -15,17 +14,15 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from metasearch.core.config import Config as BaseConfig
-from metasearch.core.errors import ConfigError, DataError
+from metasearch.core.errors import ConfigError
 from metasearch.core.seeds import Draws, derive
-from metasearch.core.values import Batch, Task, TaskSpec
-from metasearch.tasks import datasets, omniglot_data
+from metasearch.core.values import Task, TaskSpec
+from metasearch.tasks import cifar10_data, datasets, omniglot_data
 from metasearch.tasks.idx import read_idx
 from metasearch.tasks.settings import SPLITS, check_split
+from metasearch.tasks.training import drawn
 
 __all__ = ["WholeDataset"]
-
-_CIFAR_RECORD = 1 + 3 * 32 * 32
-"""Bytes of a picture in the archive: its label, then red, green and blue, row by row."""
 
 
 class PerClass(BaseConfig):
@@ -115,8 +112,8 @@ class WholeDataset:
         seeds = np.asarray(seeds, dtype=np.int64).reshape(-1)
         support, query = (self.config.support, self.config.query) if split == "train" else (None, None)
         return Task(
-            _drawn(self._support(split), seeds, f"dataset/{split}/support", support),
-            _drawn(self._query(split), seeds, f"dataset/{split}/query", query),
+            drawn(self._support(split), seeds, f"dataset/{split}/support", support),
+            drawn(self._query(split), seeds, f"dataset/{split}/query", query),
             seeds,
         )
 
@@ -125,14 +122,6 @@ class WholeDataset:
 
     def _query(self, split: str) -> tuple[Tensor, Tensor]:
         return self._parts["search" if split == "train" else split]
-
-
-def _drawn(part: tuple[Tensor, Tensor], seeds: NDArray[np.int64], purpose: str, n: int | None) -> Batch:
-    x, y = part
-    if n is None:
-        return Batch(x.expand(len(seeds), *x.shape), y.expand(len(seeds), -1))
-    index = torch.from_numpy(Draws(seeds, purpose).choose(len(x), n)).to(x.device)
-    return Batch(x[index], y[index])
 
 
 Arrays = tuple[NDArray[np.uint8], NDArray[np.int64]]
@@ -194,36 +183,12 @@ def _opened(data: str, size: int, folder: str | None) -> tuple[Arrays, Arrays | 
         _, pictures = omniglot_data.load(folder or "bundled", size)
         labels = np.repeat(np.arange(len(pictures)), pictures.shape[1])
         return (pictures.reshape(-1, 1, size, size), labels), None
+    if data == "cifar10":
+        return cifar10_data.read(folder)
     place = datasets.get(data, folder)
-    if data == "mnist":
-        return _mnist(place, "train"), _mnist(place, "t10k")
-    return _cifar(place / "cifar-10-binary.tar.gz")
+    return _mnist(place, "train"), _mnist(place, "t10k")
 
 
 def _mnist(folder: Path, name: str) -> Arrays:
     images = read_idx(folder / f"{name}-images-idx3-ubyte.gz")
     return images[:, None], read_idx(folder / f"{name}-labels-idx1-ubyte.gz").astype(np.int64)
-
-
-def _cifar(archive: Path) -> tuple[Arrays, Arrays]:
-    """All batches of the archive; some of them do for a part of the data set."""
-    try:
-        with tarfile.open(archive) as files:
-            raw = {
-                Path(one.name).name: stream.read()
-                for one in files.getmembers()
-                if one.name.endswith(".bin") and (stream := files.extractfile(one)) is not None
-            }
-    except (tarfile.TarError, OSError) as error:
-        raise DataError(f"cannot read {archive}: {error}; expected CIFAR-10's binary version") from error
-    batches = [
-        b"".join(raw[name] for name in sorted(raw) if name.startswith(prefix)) for prefix in ("data_batch", "test")
-    ]
-    if not all(batches) or any(len(one) % _CIFAR_RECORD for one in batches):
-        raise DataError(f"{archive} is not CIFAR-10's binary version")
-    first, second = (np.frombuffer(one, dtype=np.uint8).reshape(-1, _CIFAR_RECORD) for one in batches)
-    return _images(first), _images(second)
-
-
-def _images(records: NDArray[np.uint8]) -> Arrays:
-    return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0].astype(np.int64)

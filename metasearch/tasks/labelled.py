@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,11 +16,11 @@ from metasearch.core.config import Config as BaseConfig
 from metasearch.core.errors import ConfigError, DataError
 from metasearch.core.registry import build, registry
 from metasearch.core.seeds import Draws, derive
-from metasearch.tasks import datasets, omniglot_data
+from metasearch.tasks import cifar10_data, omniglot_data
 from metasearch.tasks.image_folder import ENDINGS, SPELLINGS, read_picture
 from metasearch.tasks.settings import SPLITS
 
-__all__ = ["Cifar10", "Drawings", "Folder", "Labelled", "Source", "read_cifar10", "source"]
+__all__ = ["Cifar10", "Drawings", "Folder", "Labelled", "Source", "source"]
 
 Split = tuple[NDArray[np.uint8], NDArray[np.int64]]
 """Pictures ``[n, channels, height, width]`` and their classes ``[n]``."""
@@ -130,7 +129,7 @@ class Cifar10:
 
     def load(self) -> Labelled:
         config = self.config
-        (x, y), (test_x, test_y) = read_cifar10(config.folder)
+        (x, y), (test_x, test_y) = cifar10_data.read(config.folder)
         train, validation = _balanced(y, (config.train, config.validation), derive(config.seed, "cifar10", "train"))
         (test,) = _balanced(test_y, (config.test,), derive(config.seed, "cifar10", "test"))
         splits = {
@@ -208,47 +207,7 @@ class Folder:
         return np.stack(pictures), labels
 
 
-def read_cifar10(folder: str | Path | None = None) -> tuple[Split, Split]:
-    """CIFAR-10's training and test sets from its official archive in binary layout (or a part in the same layout).
-
-    Args:
-        folder: holds ``cifar-10-binary.tar.gz``; None looks where data sets lie, and downloads it if need be.
-
-    Raises:
-        DataError: if it is missing or is something else.
-    """
-    place = datasets.get("cifar10") if folder is None else datasets.locate("cifar10", folder)
-    return _opened(place / "cifar-10-binary.tar.gz")
-
-
-@lru_cache(maxsize=1)
-def _opened(archive: Path) -> tuple[Split, Split]:
-    try:
-        with tarfile.open(archive) as files:
-            names = sorted(name for name in files.getnames() if name.endswith(".bin"))
-            raw = {Path(name).name: _member(files, name) for name in names}
-    except (tarfile.TarError, OSError) as error:
-        raise DataError(f"cannot read {archive}: {error}; expected CIFAR-10's binary version") from error
-    train = b"".join(raw[name] for name in sorted(raw) if name.startswith("data_batch"))
-    test = raw.get("test_batch.bin", b"")
-    if not train or not test or len(train) % _RECORD or len(test) % _RECORD:
-        raise DataError(f"{archive} is not CIFAR-10's binary version: it holds {', '.join(sorted(raw)) or 'no .bin'}")
-    return _records(train), _records(test)
-
-
-_RECORD = 1 + 3 * 32 * 32
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-
-
-def _records(raw: bytes) -> Split:
-    rows = np.frombuffer(raw, dtype=np.uint8).reshape(-1, _RECORD)
-    return rows[:, 1:].reshape(-1, 3, 32, 32), rows[:, 0].astype(np.int64)
-
-
-def _member(files: tarfile.TarFile, name: str) -> bytes:
-    stream = files.extractfile(name)
-    assert stream is not None
-    return stream.read()
 
 
 def _balanced(labels: NDArray[np.int64], sizes: Sequence[int], seed: int) -> list[NDArray[np.int64]]:

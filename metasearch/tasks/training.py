@@ -15,7 +15,7 @@ from metasearch.core.seeds import Draws
 from metasearch.core.values import Batch, Task, TaskSpec
 from metasearch.tasks.settings import SPLITS, at_split, check_split
 
-__all__ = ["TrainingTasks"]
+__all__ = ["TrainingTasks", "drawn"]
 
 
 class TrainingTasks:
@@ -72,14 +72,21 @@ class TrainingTasks:
         spec = self.spec(split)
         seeds = np.asarray(seeds, dtype=np.int64).reshape(-1)
         return Task(
-            support=_drawn(self._support, seeds, f"{self._name}/{split}/support", self.config.pool),
-            query=_drawn(self._query[split], seeds, f"{self._name}/{split}/query", spec.query),
+            support=drawn(self._support, seeds, f"{self._name}/{split}/support", self.config.pool),
+            query=drawn(self._query[split], seeds, f"{self._name}/{split}/query", spec.query),
             seeds=seeds,
         )
 
 
-def _drawn(images: tuple[Tensor, Tensor], seeds: NDArray[np.int64], purpose: str, n: int | None) -> Batch:
-    """Different images for each task, or all of them as a view that every task shares."""
+def drawn(images: tuple[Tensor, Tensor], seeds: NDArray[np.int64], purpose: str, n: int | None) -> Batch:
+    """Different examples for each task, or all of them as a view that every task shares.
+
+    Args:
+        images: ``x`` ``[N, ...]`` and ``y`` ``[N]``.
+        seeds: ``[T]``.
+        purpose: separates these draws from others of the same seeds.
+        n: how many for each task; None means all.
+    """
     x, y = images
     if n is None:
         return Batch(x.expand(len(seeds), *x.shape), y.expand(len(seeds), -1))
