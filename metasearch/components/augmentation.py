@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -20,7 +21,7 @@ from metasearch.core.values import Batch, Tensors
 __all__ = ["Designed", "Given", "Nothing", "RandAugment", "RelaxedPolicy", "Scheduled", "SubPolicies", "Uniform"]
 
 
-class Augments(Component):
+class Augments(Component, ABC):
     """What all have in common: they draw, and need pictures.
 
     Raises:
@@ -37,9 +38,9 @@ class Augments(Component):
                 "slots.augmentation", f"needs pictures [channels, height, width]; these tasks have {list(shape)}"
             )
 
+    @abstractmethod
     def policy(self, values: Tensors) -> Policy:
         """The policy under learned values, as it is taken away."""
-        raise NotImplementedError
 
 
 class Designed(Augments):
