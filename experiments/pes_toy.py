@@ -28,9 +28,12 @@ import math
 import multiprocessing
 import os
 import tempfile
+from abc import ABC, abstractmethod
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
+
+from metasearch.core.errors import UnsupportedError
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -57,7 +60,7 @@ class Once:
         return Task(nothing, nothing, np.asarray(seeds))
 
 
-class Toy:
+class Toy(ABC):
     """An inner problem without examples: a state ``[T, n]`` that moves, and a loss of it after each step. L in
     validation is the mean loss over a whole trajectory.
     """
@@ -80,11 +83,13 @@ class Toy:
     def init(self, seed: int) -> Phi:
         return Phi({"toy.theta": torch.tensor(self.config.theta)})
 
+    @abstractmethod
     def moved(self, theta: Tensor, x: Tensor, step: int) -> Tensor:
-        raise NotImplementedError
+        """The next inner state."""
 
+    @abstractmethod
     def loss(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Of an inner state."""
 
     def n_steps(self, *, train: bool = True) -> int:
         return int(self.config.steps)
@@ -122,7 +127,7 @@ class Toy:
         return self.unroll(phi, task, self.begin(phi, task, seed), seed, self.n_steps())[1]
 
     def adapt(self, phi: Phi, support: Any, seed: int, steps: int | None = None) -> Any:
-        raise NotImplementedError("there is nothing to predict")
+        raise UnsupportedError("adapt", "there is nothing to predict")
 
 
 class Influence(Toy):
