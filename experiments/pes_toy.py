@@ -33,8 +33,6 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from metasearch.core.errors import UnsupportedError
-
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
@@ -43,6 +41,7 @@ from torch import Tensor
 
 import metasearch as ms
 from metasearch.core.config import Config as BaseConfig
+from metasearch.core.errors import UnsupportedError
 from metasearch.core.statistics import mean_ci95
 from metasearch.core.values import Losses, Phi, Task
 from metasearch.running import Silent
