@@ -8,16 +8,22 @@ max-pooling, batch statistics over the support and query images of an episode, r
     ours         metasearch's learner and estimator, all episodes of a shard at once, as a search does it
     bfloat16     the same with the blocks in bfloat16 in training
     learn2learn  the loop with learn2learn's PrototypicalClassifier (skipped with a line where it cannot be imported)
-    easyfsl      the loop with easyfsl's PrototypicalNetworks (likewise)
+    easyfsl      the loop with easyfsl's PrototypicalNetworks (likewise), or MatchingNetworks with `--method context`
+
+Methods: prototypical; matching, by cosine; context, matching with full context embeddings, as many reading steps as
+there are support examples, which is what easyfsl computes (with initial weights and a similarity of its own, so the
+gradient's norm is another; that of its prototypical networks, too, whose distance is not squared).
 
 Ours keep freed memory as the workers of a search do; `--keep-memory` with all names grants it to the others, too. All
-take their episodes from one sampler, singly or a shard at once, and start from the same weights: the norm of the
-first gradient must agree (roughly, in bfloat16). Each variant has a process of its own; rounds alternate between
-them, medians are printed, with ratios to the last variant that is the baseline. Seconds are CPU time unless `--wall`.
+take their episodes from one sampler, singly or a shard at once, and start from the same weights: but for easyfsl the
+norm of the first gradient must agree (roughly, in bfloat16). Each variant has a process of its own; rounds alternate
+between them, medians are printed, with ratios to the last variant that is the baseline. Seconds are CPU time unless
+`--wall`.
 
     python experiments/benchmarks/prototypical.py --ways 60 --tasks 1 --shard 1
     python experiments/benchmarks/prototypical.py --ways 5 --tasks 32 --shard 8
     python experiments/benchmarks/prototypical.py --ways 20 --tasks 8 --shard 4 --method matching
+    python experiments/benchmarks/prototypical.py --ways 20 --tasks 8 --shard 4 --method context
 """
 
 from __future__ import annotations
@@ -43,6 +49,12 @@ from metasearch.estimators.episodes import Problem
 from metasearch.tasks.base import FewShot
 
 PEERS = ("learn2learn", "easyfsl")
+HAVE = {
+    "prototypical": {"loop", "ours", "bfloat16", *PEERS},
+    "matching": {"loop", "ours", "bfloat16"},
+    "context": {"ours", "bfloat16", "easyfsl"},
+}
+"""Who has which method."""
 TEMPERATURE = 0.1
 Step = Callable[[], float]
 Score = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -73,7 +85,7 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--method", choices=["prototypical", "matching"], default="prototypical")
+    parser.add_argument("--method", choices=list(HAVE), default="prototypical")
     parser.add_argument("--ways", type=int, default=60)
     parser.add_argument("--shots", type=int, default=1)
     parser.add_argument("--queries", type=int, default=5, help="query images a class")
@@ -85,8 +97,8 @@ def parse() -> argparse.Namespace:
 
 
 def usable(name: str, method: str) -> bool:
-    if name in PEERS and method != "prototypical":
-        print(f"{name}: compared for prototypical only")
+    if name not in HAVE[method]:
+        print(f"{name}: nothing to compare for {method}")
         return False
     if name in PEERS and importlib.util.find_spec(name) is None:
         print(f"{name} is not importable: left out (put its checkout on PYTHONPATH to compare)")
@@ -119,9 +131,12 @@ def norm_of(gradients: list[Tensor]) -> float:
 def learner_for(arguments: argparse.Namespace, tasks: FewShot, precision: str = "full") -> Any:
     model = {"type": "conv4", "filters": arguments.filters, "pool": "max", "head": "none", "norm": "running"}
     model["precision"] = precision
-    block: dict[str, Any] = {"type": arguments.method, "model": model}
-    if arguments.method == "matching":
-        block["distance"] = {"type": "cosine", "temperature": TEMPERATURE}
+    if arguments.method == "prototypical":
+        block: dict[str, Any] = {"type": "prototypical", "model": model}
+    else:
+        block = {"type": "matching", "model": model, "distance": {"type": "cosine", "temperature": TEMPERATURE}}
+    if arguments.method == "context":
+        block["context"] = {"steps": arguments.ways * arguments.shots}
     return build("learner", block, "learner", spec=tasks.spec("train"))
 
 
@@ -158,18 +173,18 @@ def torch_module(arguments: argparse.Namespace, tasks: FewShot) -> nn.Module:
         layers += [conv, nn.BatchNorm2d(arguments.filters), nn.ReLU(), nn.MaxPool2d(2)]
     module = nn.Sequential(*layers, nn.Flatten())
     initial = learner_for(arguments, tasks).init(0).tensors.values()
-    with torch.no_grad():
-        for parameter, value in zip(module.parameters(), initial, strict=True):
+    with torch.no_grad():  # those of a context come after the network's
+        for parameter, value in zip(module.parameters(), initial, strict=arguments.method != "context"):
             parameter.copy_(value)
     return module
 
 
-def looped(arguments: argparse.Namespace, score: Score) -> Step:
-    """A loop over episodes around a way to score them."""
+def looped(arguments: argparse.Namespace, score: Score, further: nn.Module | None = None) -> Step:
+    """A loop over episodes around a way to score them, which may have parameters in a further module."""
     tasks = sampler(arguments)
     module = torch_module(arguments, tasks)
-
-    optimizer, steps = torch.optim.Adam(module.parameters(), lr=1e-3), seeds(arguments)
+    parameters = [*module.parameters(), *(further.parameters() if further else ())]
+    optimizer, steps = torch.optim.Adam(parameters, lr=1e-3), seeds(arguments)
 
     def step() -> float:
         optimizer.zero_grad()
@@ -179,7 +194,7 @@ def looped(arguments: argparse.Namespace, score: Score) -> Step:
             z = module(torch.cat([support.x[0], query.x[0]]))
             logits = score(z[: len(support.y[0])], support.y[0], z[len(support.y[0]) :])
             (F.cross_entropy(logits, query.y[0]) / arguments.tasks).backward()
-        norm = norm_of([value.grad for value in module.parameters() if value.grad is not None])
+        norm = norm_of([value.grad for value in parameters if value.grad is not None])
         optimizer.step()
         return norm
 
@@ -219,16 +234,19 @@ def learn2learn(arguments: argparse.Namespace) -> Step:
 
 
 def easyfsl(arguments: argparse.Namespace) -> Step:
-    from easyfsl.methods import PrototypicalNetworks
+    from easyfsl.methods import MatchingNetworks, PrototypicalNetworks
 
     # Its own forward embeds both sets; given vectors, it does here what follows, as learn2learn's part does.
-    method = PrototypicalNetworks(nn.Identity())
+    if arguments.method == "prototypical":
+        method = PrototypicalNetworks(nn.Identity())
+    else:
+        method = MatchingNetworks(nn.Identity(), feature_dimension=arguments.filters)
 
     def score(support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
         method.process_support_set(support, labels)
         return method(query)
 
-    return looped(arguments, score)
+    return looped(arguments, score, method)
 
 
 VARIANTS: dict[str, Callable[[argparse.Namespace], Step]] = {
