@@ -53,10 +53,6 @@ class Backprop(EpisodeEstimator):
             raise UnsupportedError(
                 "evaluation.estimator.recompute", f"needs an inner loop, which {type(learner).__name__} does not open"
             )
-        if self.config.recompute and getattr(getattr(learner, "config", None), "along", "query") == "support":
-            raise UnsupportedError(
-                "evaluation.estimator.recompute", "is for objectives on the query set; leave out one of it and `along`"
-            )
 
     def shard_losses(self, call: Call, phi: Phi, task: Task, learner: Learner) -> tuple[Losses, Tensors | None, Any]:
         names = sorted(phi.tensors)
