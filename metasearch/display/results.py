@@ -175,7 +175,7 @@ def _selected(console: Console, results: Mapping[str, Any]) -> None:
     selected = results.get("selected")
     if not selected:
         return
-    if "choices" not in selected:
+    if "evaluation" not in selected:
         figures = ", ".join(
             f"{name} {figure(name, value)}"
             for name, value in selected.items()
@@ -186,12 +186,12 @@ def _selected(console: Console, results: Mapping[str, Any]) -> None:
         if again is not None:
             changes = ", ".join(f"{key} = {value}" for key, value in again["changes"].items())
             _say(console, f"  phi was trained again from the start for {again['steps']:,} steps, with {changes}")
-        _say(console, f"  {'phi' if again is None else 'before_refit'} is {chosen}")
-        return
-    _say(
-        console, f"  the best of its evaluations is number {selected['evaluation']}, L {figure('L', selected['L'])}, at"
-    )
-    for name, value in selected["choices"].items():
+        at = ", at" if "choices" in selected else ""
+        _say(console, f"  {'phi' if again is None else 'before_refit'} is {chosen}{at}")
+    else:
+        number = selected["evaluation"]
+        _say(console, f"  the best of its evaluations is number {number}, L {figure('L', selected['L'])}, at")
+    for name, value in (selected.get("choices") or {}).items():
         _say(console, f"    {name} = {value:.6g}" if isinstance(value, float) else f"    {name} = {value}")
 
 

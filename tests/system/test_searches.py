@@ -124,3 +124,28 @@ def test_a_multi_objective_search_ends_in_a_pareto_set(tmp_path: Path) -> None:
 def test_what_cannot_work_is_refused_before_it_starts(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(MetasearchError, match=message):
         finished("{budget: {evaluations: 4}}", tmp_path, **changes)
+
+
+def test_a_search_over_choices_validates_and_keeps_its_lowest_l_so_far(tiny: dict[str, Any], tmp_path: Path) -> None:
+    rates = {"type": "fixed", "value": {"float": [1e-4, 0.5], "log": True}}
+    tree = {
+        **tiny,
+        "learner": {**tiny["learner"], "slots": {"learning_rates": rates}},
+        "searcher": {"type": "random"},
+        "evaluation": {**tiny["evaluation"], "estimator": "value"},
+        "validation": {"every": 2, "episodes": 6, "shard": 3},
+    }
+    outcome = run(load(tree), root=tmp_path)
+    path = outcome.directory.path
+    asked = {one["id"]: one["choices"] for ask in of_type(path, "ask") for one in ask["proposals"]}
+    losses = {one["id"]: one["L"] for one in of_type(path, "evaluation")}
+    records = of_type(path, "validation")
+    assert [one["step"] for one in records] == [2, 4, 6, 8]
+    for record in records:
+        best = min(range(record["step"]), key=losses.__getitem__)
+        assert record["choices"] == asked[best]
+    assert len({one["L"] for one in records}) == len({str(one["choices"]) for one in records}) > 1
+    selected = min(records, key=lambda one: one["L"])
+    assert load_phi(path).choices == selected["choices"]
+    assert outcome.results is not None
+    assert outcome.results["selected"]["choices"] == selected["choices"]
