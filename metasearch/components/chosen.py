@@ -76,8 +76,8 @@ class ChosenNumbers:
         if not 0 < len(every) <= MOST_NUMBERS:
             raise UnsupportedError(
                 "",
-                f"has {len(every)} learned numbers to choose, and 1 to {MOST_NUMBERS} are possible; let more parameters "
-                "share one (per_layer, per_tensor), or leave it to a gradient",
+                f"has {len(every)} learned numbers to choose, and 1 to {MOST_NUMBERS} are possible; let more of them "
+                "share one number (per_layer, per_tensor), or leave it to a gradient",
             )
         self._space = Space(dict.fromkeys(every, config.dimension()))
         here = {name: choices[name] for name in every if name in choices}
