@@ -172,8 +172,12 @@ def _check_split(program: ExperimentProgram, split: str, block: str) -> None:
         raise error.under(block) from None
     here = program.tasks.spec("train")
     spaces = [getattr(program.learner({}, one), "space", Space)() for one in ("train", split)]
-    if spaces[0] != spaces[1]:
-        strange = sorted({*spaces[0]} ^ {*spaces[1]})[0]
+    if spaces[0].dimensions != spaces[1].dimensions:
+        strange = next(
+            name
+            for name in (*spaces[0], *spaces[1])
+            if spaces[0].dimensions.get(name) != spaces[1].dimensions.get(name)
+        )
         raise UnsupportedError(
             "tasks", f"leave other choices in the split {split!r} than in training ({strange}); use equal numbers"
         )

@@ -157,3 +157,16 @@ def test_a_slot_that_its_searcher_could_not_move_is_refused() -> None:
     learner_ = {**given, "slots": slots, "steps": {"train": 2, "test": {"int": [2, 4]}}}
     with pytest.raises(MetasearchError, match=r"slots\.learning_rates\.searcher: 'searcher' takes choices.*chosen"):
         ms.check(tree(learner=learner_))
+
+
+def test_numbers_that_other_splits_have_more_of_are_refused_at_the_start() -> None:
+    given = tree()["learner"]
+    rates = {"type": "per_parameter", "init": 0.02, "chosen": {"within": [0.001, 0.1]}}
+    drawings = {"type": "omniglot", "ways": {"train": 2, "test": 3}, "shots": 1, "image_size": 7}
+    few = {**given, "model": {"type": "mlp", "hidden": [2]}, "adapt": ["head.bias"]}
+    with pytest.raises(MetasearchError, match=r"other choices in the split 'test'.*learning_rates\.head\.bias\.2"):
+        ms.check(
+            tree(
+                tasks=drawings, learner={**few, "slots": {**given["slots"], "learning_rates": rates}}, searcher="random"
+            )
+        )

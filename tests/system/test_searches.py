@@ -32,7 +32,7 @@ INLINE = {
     "cmaes": "{searcher: {type: optuna, sampler: cmaes, popsize: 4}, budget: {evaluations: 14}}",
     "nsgaii": "{searcher: {type: optuna, sampler: nsgaii, population_size: 6}, budget: {evaluations: 14}}",
 }
-FOUR = "{searcher: {type: random, in_flight: 4}, budget: {evaluations: 4}}"
+FOUR = "{searcher: {type: random, in_flight: 4}, budget: {evaluations: 4}, seed: 1}"
 ON_RAY = {"execution": {"workers": 2}}
 
 
