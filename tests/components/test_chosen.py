@@ -167,6 +167,8 @@ def test_numbers_that_other_splits_have_more_of_are_refused_at_the_start() -> No
     with pytest.raises(MetasearchError, match=r"other choices in the split 'test'.*learning_rates\.head\.bias\.2"):
         ms.check(
             tree(
-                tasks=drawings, learner={**few, "slots": {**given["slots"], "learning_rates": rates}}, searcher="random"
+                tasks=drawings,
+                learner={**few, "slots": {**given["slots"], "learning_rates": rates}},
+                searcher={"type": "random"},
             )
         )
