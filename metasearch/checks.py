@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from metasearch import artifacts
 from metasearch.core.errors import ArtifactError, ConfigError, UnsupportedError
 from metasearch.core.registry import registry
+from metasearch.core.space import Space
 from metasearch.core.values import Phi
 from metasearch.estimators.episodes import EpisodeEstimator
 from metasearch.experiment import Experiment
@@ -28,6 +30,7 @@ def check(experiment: Experiment, program: ExperimentProgram) -> None:
         seed = file.seed
         phi = learner.init(seed)
         _check_weights(file, phi)
+        _check_owned(experiment, phi)
         experiment.searcher(phi, seed)
         if experiment.takes_gradient() and not evaluation.gives_gradient:
             raise UnsupportedError(
@@ -105,6 +108,22 @@ def _check_weights(file: ExperimentFile, phi: Phi) -> None:
             raise ConfigError("learner.slots.initialization.from", str(error)) from error
 
 
+def _check_owned(experiment: Experiment, phi: Phi) -> None:
+    """Refuses a slot whose tensors nobody would move although it names a searcher."""
+    file = experiment.file
+    slots = file.learner.get("slots", {}) if isinstance(file.learner, Mapping) else {}
+    for slot, settings in slots.items():
+        owner = settings.get("searcher") if isinstance(settings, Mapping) else None
+        if owner is None or slot in experiment.slot_owners:
+            continue
+        if phi.part(slot) and not any(name.startswith(f"learner.slots.{slot}.") for name in experiment.space):
+            raise UnsupportedError(
+                f"learner.slots.{slot}.searcher",
+                f"{owner!r} takes choices, and this slot has learned tensors; make them choices by chosen: "
+                "{within: [low, high]}, or name a gradient searcher",
+            )
+
+
 def _check_used(experiment: Experiment, program: ExperimentProgram, evaluation: Any) -> None:
     """Refuses settings that nothing would read."""
     file = experiment.file
@@ -119,6 +138,10 @@ def _check_used(experiment: Experiment, program: ExperimentProgram, evaluation: 
     kind = file.evaluation.get("type", "episodes")
     if file.validation is not None and not experiment.episodes and not experiment.trials:
         raise UnsupportedError("validation", f"an evaluation of type {kind!r} has none on the way; leave the block out")
+    if file.validation is not None and (file.objectives or file.constraints):
+        raise UnsupportedError(
+            "validation", "selects by one figure, and here objectives or constraints decide; leave the block out"
+        )
     if file.test is None:
         return
     if not experiment.episodes and not getattr(evaluation, "takes_test", False):
@@ -148,6 +171,16 @@ def _check_split(program: ExperimentProgram, split: str, block: str) -> None:
     except ConfigError as error:
         raise error.under(block) from None
     here = program.tasks.spec("train")
+    spaces = [getattr(program.learner({}, one), "space", Space)() for one in ("train", split)]
+    if spaces[0].dimensions != spaces[1].dimensions:
+        strange = next(
+            name
+            for name in (*spaces[0], *spaces[1])
+            if spaces[0].dimensions.get(name) != spaces[1].dimensions.get(name)
+        )
+        raise UnsupportedError(
+            "tasks", f"leave other choices in the split {split!r} than in training ({strange}); use equal numbers"
+        )
     learned, wanted = program.learner({}).init(0), program.learner({}, split).init(0)
     shapes = [
         {name: list(value.shape) for name, value in {**one.tensors, **one.buffers}.items()} for one in (learned, wanted)

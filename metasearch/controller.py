@@ -91,6 +91,7 @@ class Controller:
         self._saved = -1
         self._failures = 0
         self._ended = self._succeeded = 0
+        self._lowest: Evaluation | None = None
         self._last_failure = ""
         self._known = {(one["type"], one["step"]): one for one in self._history if one["type"] == "validation"}
 
@@ -319,6 +320,9 @@ class Controller:
     def _count(self, evaluation: Evaluation) -> None:
         self._ended += 1
         self._succeeded += evaluation.status == "ok"
+        below = self._lowest is None or evaluation.value < self._lowest.value
+        if evaluation.status == "ok" and below and not self.searcher.needs_gradient:
+            self._lowest = evaluation
         if evaluation.failure is not None:
             self._last_failure = evaluation.failure.message
 
@@ -347,17 +351,22 @@ class Controller:
             self.checkpoint()
 
     def _validation(self) -> None:
+        """Measures where the search stands; a search over nothing but choices stands at its lowest L so far."""
+        phi, chosen = self.phi(), {}
+        if self._lowest is not None:
+            phi = self.phi(self._lowest.proposal.choices)
+            chosen = {"choices": dict(phi.choices)}
         record = self._known.get(("validation", self.step))
         if record is None:
             if self._validate is None:
                 return
-            fields = self._validate(self.phi(), self.step)
-            record = self._record("validation", step=self.step, best=self._improves(fields), **fields)
+            fields = self._validate(phi, self.step)
+            record = self._record("validation", step=self.step, best=self._improves(fields), **fields, **chosen)
         if record["best"]:
             self.best = record
             restored = self._checkpoint is not None and self.step < self._checkpoint["step"]
             if self._on_best is not None and not restored:
-                self._on_best(self.phi(), record)
+                self._on_best(phi, record)
 
     def _improves(self, fields: Mapping[str, Any]) -> bool:
         value, sign = self._selected(fields)

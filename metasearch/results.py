@@ -129,7 +129,8 @@ def _selected(best: Sequence[Record], records: Sequence[Record], limits: Objecti
     """The validation by which phi was selected, else the best proposal of a search over choices."""
     if best:
         record = best[-1]
-        return {"step": record["step"], "L": record["L"], **record["metrics"]}
+        chosen = {"choices": record["choices"]} if record.get("choices") else {}
+        return {"step": record["step"], "L": record["L"], **record["metrics"], **chosen}
     found = best_proposal(records, limits.constraints)
     if found is None:
         return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,7 +116,7 @@ class Policy:
             progress: how far the training is, in [0, 1].
             like: has the device and dtype of the plan's tensors.
         """
-        phase = min(int(progress * self.phases), self.phases - 1)
+        phase = min(int(progress * self.phases + 1e-9), self.phases - 1)  # 15/22 * 22 is a little less than 15
         weight, probability = self.weight[phase], self.probability[phase]
         low, high = self.low[phase], self.high[phase]
         subs, places, _ = weight.shape
@@ -206,22 +207,32 @@ class Policy:
         kinds = {(one.phases, one.weight.shape[2], one.fill) for one in policies}
         if len(kinds) > 1:
             raise ConfigError(
-                "policy", f"expected equal numbers of phases and places and one fill, got {sorted(kinds)}"
+                "policy", f"expected equal numbers of phases and places and one fill, got {sorted(kinds, key=str)}"
             )
-        named = {name for one in policies for name in one.operations}
-        operations = _sorted(named)
+        return _joined(policies, 1)
 
-        def joined(field: str) -> NDArray[np.float64]:
-            spread = []
-            for one in policies:
-                value = np.zeros((*one.weight.shape[:3], len(operations)))
-                value[..., [operations.index(name) for name in one.operations]] = getattr(one, field)
-                spread.append(value)
-            return np.concatenate(spread, 1)
+    @classmethod
+    def in_turn(cls, policies: Sequence[Policy]) -> Policy:
+        """A policy that is each of several for an equal part of the training: at any point of it what the one is that
+        is then in force, phases of its own included.
 
-        return Policy(
-            operations, joined("weight"), joined("probability"), joined("low"), joined("high"), fill=self.fill
-        )
+        Raises:
+            ConfigError: if their sub-policies, places or fills differ in number.
+        """
+        kinds = {(*one.weight.shape[1:3], one.fill) for one in policies}
+        if len(kinds) != 1:
+            raise ConfigError(
+                "policy",
+                f"expected equal numbers of sub-policies and places and one fill, got {sorted(kinds, key=str)}",
+            )
+        count = math.lcm(len(policies), *(one.phases for one in policies))
+        parts = []
+        for phase in range(count):
+            one = policies[phase * len(policies) // count]
+            own = phase * one.phases // count
+            fields = {name: getattr(one, name)[own : own + 1] for name in ("weight", "probability", "low", "high")}
+            parts.append(dataclasses.replace(one, **fields))
+        return _joined(parts, 0)
 
     def with_fill(self, fill: float | None) -> Policy:
         """The same policy with another fill."""
@@ -237,6 +248,22 @@ class Policy:
             for o, name in enumerate(self.operations)
             if self.weight[at][o] > 0.0
         }
+
+
+def _joined(policies: Sequence[Policy], axis: int) -> Policy:
+    """Policies behind each other along an axis of their arrays, over all operations that any of them has."""
+    operations = _sorted({name for one in policies for name in one.operations})
+
+    def joined(field: str) -> NDArray[np.float64]:
+        spread = []
+        for one in policies:
+            value = np.zeros((*one.weight.shape[:3], len(operations)))
+            value[..., [operations.index(name) for name in one.operations]] = getattr(one, field)
+            spread.append(value)
+        return np.concatenate(spread, axis)
+
+    fields = {name: joined(name) for name in ("weight", "probability", "low", "high")}
+    return Policy(operations, **fields, fill=policies[0].fill)
 
 
 def numbers_of(operations: Sequence[str]) -> NDArray[np.int64]:

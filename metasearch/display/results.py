@@ -21,6 +21,9 @@ _LONGEST_URL = 1000
 
 _COST = ("parameters", "seconds", "episodes")
 
+_MOST_POINTS = 8
+"""Of a Pareto set; results.json and the report have all of them."""
+
 
 def print_outcome(outcome: Any, console: Console | None = None) -> None:
     """Says how a run ended: its figures, or why it stopped and how it goes on.
@@ -70,6 +73,7 @@ def print_results(
         _say(console, "  ± is a 95 % interval over episodes")
     _paper(console, results.get("paper") or {})
     _selected(console, results)
+    _pareto(console, results)
     console.print()
     _row(console, "phi", place(path / results.get("phi", "phi")))
     if (path / "report.html").exists():
@@ -175,7 +179,7 @@ def _selected(console: Console, results: Mapping[str, Any]) -> None:
     selected = results.get("selected")
     if not selected:
         return
-    if "choices" not in selected:
+    if "evaluation" not in selected:
         figures = ", ".join(
             f"{name} {figure(name, value)}"
             for name, value in selected.items()
@@ -186,13 +190,42 @@ def _selected(console: Console, results: Mapping[str, Any]) -> None:
         if again is not None:
             changes = ", ".join(f"{key} = {value}" for key, value in again["changes"].items())
             _say(console, f"  phi was trained again from the start for {again['steps']:,} steps, with {changes}")
-        _say(console, f"  {'phi' if again is None else 'before_refit'} is {chosen}")
+        at = ", at" if "choices" in selected else ""
+        _say(console, f"  {'phi' if again is None else 'before_refit'} is {chosen}{at}")
+    else:
+        number = selected["evaluation"]
+        _say(console, f"  the best of its evaluations is number {number}, L {figure('L', selected['L'])}, at")
+    for name, value in (selected.get("choices") or {}).items():
+        _say(console, f"    {name} = {_choice(value)}")
+
+
+def _pareto(console: Console, results: Mapping[str, Any]) -> None:
+    """The best compromises between several objectives: how many there are, and some from one end to the other."""
+    objectives, points = results.get("objectives") or {}, results.get("pareto") or []
+    if len(objectives) < 2:
         return
-    _say(
-        console, f"  the best of its evaluations is number {selected['evaluation']}, L {figure('L', selected['L'])}, at"
-    )
-    for name, value in selected["choices"].items():
-        _say(console, f"    {name} = {value:.6g}" if isinstance(value, float) else f"    {name} = {value}")
+    if not points:
+        _say(console, "  no evaluation keeps all constraints, so the Pareto set is empty")
+        return
+    from metasearch.reporting.tables import short_names
+
+    steps = min(len(points), _MOST_POINTS) - 1
+    shown = [points[round(index * (len(points) - 1) / max(steps, 1))] for index in range(steps + 1)]
+    names = short_names(list(dict.fromkeys(name for point in shown for name in point["choices"])))
+    table = _grid("evaluation", *(f"{name} ({way})" for name, way in objectives.items()))
+    table.columns[0].min_width = None
+    table.add_column("at", overflow="fold")
+    for point in shown:
+        at = ", ".join(f"{names[name]} = {_choice(value)}" for name, value in point["choices"].items())
+        table.add_row(str(point["evaluation"]), *(figure(name, point["values"][name]) for name in objectives), at)
+    left = len(points) - len(shown)
+    more = f"; {left} between these are in results.json and the report" if left else ""
+    _say(console, f"  {count(len(points), 'evaluation')} of {results['evaluations']:,} on the Pareto front{more}")
+    console.print(table)
+
+
+def _choice(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _pages(console: Console, urls: Mapping[str, str]) -> None:

@@ -21,8 +21,10 @@ from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 from torch import Tensor
 
 from metasearch.components import SLOTS, Component, Context
+from metasearch.components.chosen import ChosenNumbers
 from metasearch.core import seeds as seeding
 from metasearch.core.config import Config as BaseConfig
+from metasearch.core.config import validate
 from metasearch.core.contracts import Model
 from metasearch.core.errors import ConfigError, UnsupportedError
 from metasearch.core.registry import build
@@ -103,7 +105,8 @@ class InnerLoop:
             adapt: patterns of the parameter names that the inner loop changes (all by default); a pattern after ``!``
                 takes names out again.
             slots: what fills each slot; what is not named is a learned initialization, a rate of 0.1, and gradient
-                descent.
+                descent. With ``chosen: {within: [low, high]}`` a slot's learned numbers are no tensors of phi but its
+                choices (see :class:`~metasearch.components.chosen.ChosenNumbers`).
         """
 
         model: Any
@@ -131,6 +134,7 @@ class InnerLoop:
         self.spec = spec
         self.model: Model = self.build_network()
         self.slots: dict[str, Component] = {}
+        self.chosen: dict[str, ChosenNumbers] = {}
         self._measure(config)
         for slot, settings in _ordered({**DEFAULT_SLOTS, **config.slots}).items():
             prefix = f"slots.{slot}."
@@ -138,7 +142,10 @@ class InnerLoop:
                 name.removeprefix(prefix): value for name, value in (choices or {}).items() if name.startswith(prefix)
             }
             context = Context(self.model, spec, self._shapes, self.adapted, own, max(config.steps.train, 1))
-            self.slots[slot] = build(f"slot.{slot}", settings, f"slots.{slot}", context=context)
+            block = {key: value for key, value in settings.items() if key != "chosen"}
+            self.slots[slot] = build(f"slot.{slot}", block, f"slots.{slot}", context=context)
+            if settings.get("chosen") is not None:
+                self.chosen[slot] = self._chosen(slot, settings["chosen"], own)
             if slot == "architecture":  # everything else is built for the network that it makes
                 self.model = self.slots[slot].network(self.model)
                 self._measure(config)
@@ -160,6 +167,16 @@ class InnerLoop:
             raise ConfigError(
                 "objective", f"needs one weight a training step: {config.steps.train}, got {len(weights)}"
             )
+
+    def _chosen(self, slot: str, settings: Any, choices: Mapping[str, Any]) -> ChosenNumbers:
+        path = f"slots.{slot}.chosen"
+        config = validate(ChosenNumbers.Config, settings, path)
+        others = self.slots[slot].space()
+        own = {name: value for name, value in choices.items() if name not in others.dimensions}
+        try:
+            return ChosenNumbers(config, self.slots[slot].init(0)[0], own)
+        except ConfigError as error:
+            raise error.under(path) from None
 
     def _measure(self, config: Any) -> None:
         """Notes the shapes of the network's parameters, its fresh buffers, and what the inner loop changes."""
@@ -201,14 +218,31 @@ class InnerLoop:
             {
                 f"slots.{slot}.{name}": _below(dimension, f"slots.{slot}.")
                 for slot, component in self.slots.items()
-                for name, dimension in component.space().dimensions.items()
+                for part in (component, self.chosen.get(slot))
+                if part is not None
+                for name, dimension in part.space().dimensions.items()
             }
         )
+
+    def filled(self, phi: Phi, like: Tensor | None = None) -> Phi:
+        """Phi with the numbers that were chosen among its tensors.
+
+        Args:
+            phi: one of this learner's; one that has them already is returned as it is.
+            like: a tensor whose dtype and device they get; None means the default ones.
+        """
+        own = {
+            f"{slot}.{name}": value
+            for slot, numbers in self.chosen.items()
+            if f"{slot}.{next(iter(numbers.tensors))}" not in phi.tensors
+            for name, value in numbers.like(like).items()
+        }
+        return phi.replace(tensors={**phi.tensors, **own}) if own else phi
 
     @property
     def traceable(self) -> bool:
         """Whether ``evaluate`` is a fixed function of its tensors, so that it may be traced once and compiled."""
-        whole = self.config.batch.train is None
+        whole = self.config.batch.train is None and not self.chosen
         return whole and getattr(self.model, "traceable", False) and not any(one.draws for one in self.slots.values())
 
     def init(self, seed: int) -> Phi:
@@ -217,7 +251,8 @@ class InnerLoop:
         buffers: Tensors = {}
         for slot, component in self.slots.items():
             own, state = component.init(seeding.derive(seed, "init", slot))
-            tensors |= {f"{slot}.{name}": value for name, value in own.items()}
+            if slot not in self.chosen:
+                tensors |= {f"{slot}.{name}": value for name, value in own.items()}
             buffers |= {f"{slot}.{name}": value for name, value in state.items()}
         return Phi(tensors, buffers)
 
@@ -237,6 +272,7 @@ class InnerLoop:
     def rates(self, phi: Phi, step: int) -> Tensors:
         """Learning rates of one inner step by parameter name, broadcastable to ``[T, ...]``."""
         rates: Tensors = {}
+        phi = self.filled(phi)
         for slot, component in self.slots.items():
             rates = component.rates(phi.part(slot), rates, step)
         return rates
@@ -249,6 +285,7 @@ class InnerLoop:
         """
         theta: Tensors = {}
         rule: State = {}
+        phi = self.filled(phi, task.support.x)
         for slot, component in self.slots.items():
             theta = component.theta(phi.part(slot), theta, task, seed)
         for slot, component in self.slots.items():
@@ -269,6 +306,7 @@ class InnerLoop:
         Where the objective is of the support examples, the state's ``loss`` ``[T]`` is the one that the step began
         with, and has derivatives in phi.
         """
+        phi = self.filled(phi, task.support.x)
         theta, number = state["theta"], state["step"]
         create_graph = create_graph and not self._constant
         # Shared initial weights arrive as views of phi; their per-task gradients need per-task leaves of the graph.
@@ -318,6 +356,7 @@ class InnerLoop:
         Unrolls that follow each other have objectives that add up to that of :meth:`evaluate`; see
         :func:`~metasearch.learners.unroll.unroll` for ``weights`` (the learner's own by default) and ``recompute``.
         """
+        phi = self.filled(phi, task.support.x)
         if weights is None:
             last_ones = self.objective_weights() if train else FINAL
             whole = (0.0,) * (self.n_steps(train=train) - len(last_ones)) + last_ones
@@ -338,17 +377,18 @@ class InnerLoop:
 
     def support_loss(self, phi: Phi, task: Task, state: State, seed: int) -> Tensor:
         """``[T]``, the training loss at a state: over the whole support set, penalties included."""
-        return self._support(phi, task.support, state, task, seed)[0]
+        return self._support(self.filled(phi, task.support.x), task.support, state, task, seed)[0]
 
     def coming_loss(self, phi: Phi, task: Task, state: State, seed: int) -> Tensor:
         """``[T]``, the loss that the next step would begin with: on its support examples, penalties included."""
-        return self._support(phi, self._examples(task, state, seed), state, task, seed)[0]
+        return self._support(self.filled(phi, task.support.x), self._examples(task, state, seed), state, task, seed)[0]
 
     def query_loss(self, phi: Phi, task: Task, state: State, seed: int | None) -> Losses:
         """Losses and metrics on the query set at a state, and the buffers' next values.
 
         Without a seed, layers that draw (dropout) are off, as they are in what :meth:`adapt` returns.
         """
+        phi = self.filled(phi, task.query.x)
         theta, buffers = self._network(phi, state), state["buffers"]
         seeds = None if seed is None else layer_seeds(task, seed, "query", state["step"])
         outputs, after = self.model(theta, buffers, task.query.x, seeds=seeds)
@@ -385,6 +425,7 @@ class InnerLoop:
         """Runs the inner loop on support sets ``[T, n, ...]`` and returns the networks it ends with."""
         seeds = seeding.derive_many(seed, "adapt", np.arange(support.x.shape[0]))
         task = Task(support, support, seeds)
+        phi = self.filled(phi, support.x)
         state = self.begin(phi, task, seed, train=False)
         for _ in range(self.n_steps(train=False) if steps is None else steps):
             state = self.step(phi, task, state, seed, create_graph=False)

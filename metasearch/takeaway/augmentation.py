@@ -10,6 +10,7 @@ from metasearch.augment import Policy, design
 from metasearch.components.augmentation import Augments
 from metasearch.core.errors import ArtifactError, ConfigError
 from metasearch.core.values import Phi
+from metasearch.takeaway.found import schedule_length
 from metasearch.takeaway.rebuild import build_learner, plain_config, spec_of
 
 __all__ = ["policy_of"]
@@ -19,7 +20,8 @@ _PLACES = (("evaluation", "augmentation"), ("evaluation", "config", "augmentatio
 
 
 def policy_of(manifest: Manifest, phi: Phi, *, allow_user_code: bool = False) -> Policy:
-    """The policy that a phi holds: of the slot of an inner loop, or of a search over training runs.
+    """The policy that a phi holds: of the slot of an inner loop, or of a search over training runs; where a population
+    changed it on the way, the one that changes so.
 
     Args:
         manifest: of the stored phi.
@@ -42,11 +44,23 @@ def policy_of(manifest: Manifest, phi: Phi, *, allow_user_code: bool = False) ->
         if isinstance(block, Mapping | str):
             refuse_user_code({"augmentation": block}, allow_user_code=allow_user_code)
             prefix = ".".join(place)
-            return _described(block, prefix, phi.choices)
+            if not manifest.schedule:
+                return _described(block, prefix, phi.choices)
+            pieces = {one["from"]: _described(block, prefix, one["choices"]) for one in manifest.schedule}
+            return _over_time(manifest, pieces)
     raise ArtifactError(
         "no augmentation was searched for here: no slot `augmentation` of a learner and no settings `augmentation` of "
         "an evaluation"
     )
+
+
+def _over_time(manifest: Manifest, policies: Mapping[int, Policy]) -> Policy:
+    """Policies, each in force from a step of the training on, as one."""
+    steps = schedule_length(manifest)
+    try:
+        return Policy.in_turn([policies[max(start for start in policies if start <= step)] for step in range(steps)])
+    except ConfigError as error:
+        raise ArtifactError(f"the policies of this schedule do not make one: {error}; see .schedule") from error
 
 
 def _described(block: Any, prefix: str, choices: Mapping[str, Any]) -> Policy:

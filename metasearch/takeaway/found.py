@@ -12,7 +12,7 @@ from metasearch.core.errors import ArtifactError
 from metasearch.optim import StepRates
 from metasearch.takeaway.rebuild import plain_config
 
-__all__ = ["FoundSchedule", "found_schedule"]
+__all__ = ["FoundSchedule", "found_schedule", "schedule_length"]
 
 
 class FoundSchedule:
@@ -115,6 +115,14 @@ def found_schedule(manifest: Manifest) -> FoundSchedule:
             "this phi holds no schedule over a training run; searches with scheduler: {type: pbt} or {type: pb2} find "
             "one. What was chosen once and for all is in .choices"
         )
-    settings = (manifest.config.get("evaluation") or {}).get("config") or {}
-    steps = int((manifest.config.get("scheduler") or {}).get("max", manifest.schedule[-1]["from"] + 1))
-    return FoundSchedule(manifest.schedule, steps, settings, prefix="evaluation.config.")
+    evaluation = manifest.config.get("evaluation") or {}
+    given, prefix = (
+        (evaluation["config"], "evaluation.config.") if "config" in evaluation else (evaluation, "evaluation.")
+    )
+    settings = {name: value for name, value in (given or {}).items() if given is not evaluation or name != "type"}
+    return FoundSchedule(manifest.schedule, schedule_length(manifest), settings, prefix=prefix)
+
+
+def schedule_length(manifest: Manifest) -> int:
+    """Units of budget in a whole training run of a search that found a schedule."""
+    return int((manifest.config.get("scheduler") or {}).get("max", manifest.schedule[-1]["from"] + 1))

@@ -157,3 +157,25 @@ def test_the_module_draws_from_its_seed_or_from_torchs_generator():
     torch.manual_seed(5)
     assert augment(x).equal(first)
     assert not second.equal(first)
+
+
+def test_policies_in_turn_are_each_one_for_its_part_of_the_training() -> None:
+    one = design({"type": "schedule", "phases": 2, "places": 1, "operations": ["rotate", "cutout"]})
+    two = design({"type": "uniform", "operations": ["invert"], "high": 0.5})
+    policies = [one.policy(one.space().sample(3)), two.policy(), two.policy()]
+    whole = Policy.in_turn(policies)
+    assert whole.phases == 6
+    x = torch.rand(8, 1, 10, 10, generator=torch.Generator().manual_seed(0))
+    for step in range(12):
+        now = policies[step // 4]
+        assert torch.equal(whole(x, [5], step / 12), now(x, [5], step / 12))
+    with pytest.raises(ConfigError, match="equal numbers of sub-policies"):
+        Policy.in_turn([policies[1], two.policy().with_fill(0.5)])
+
+
+@pytest.mark.parametrize("phases", [22, 23, 30, 49])
+def test_a_phase_begins_with_its_first_epoch(phases: int) -> None:
+    level = np.linspace(0.0, 1.0, phases).reshape(phases, 1, 1, 1)
+    policy = Policy(("brightness",), np.ones_like(level), np.ones_like(level), level, level)
+    drawn = [float(policy.plan([1], 1, epoch / phases)[0].level[0]) for epoch in range(phases)]
+    np.testing.assert_allclose(drawn, level.reshape(-1), atol=1e-6)

@@ -118,6 +118,56 @@ def test_choices_that_were_found_are_listed(console: Console, path: Path) -> Non
     assert "learner.steps = 3" in text(console)
 
 
+def front(size: int) -> dict[str, Any]:
+    points = [
+        {
+            "evaluation": 10 + index,
+            "choices": {"evaluation.config.lr": 0.1234567, "evaluation.config.hidden.0": 8 * (size - index)},
+            "values": {"L": 0.1, "accuracy": 0.9 - 0.01 * index, "parameters": 1000.0 - 100 * index},
+        }
+        for index in range(size)
+    ]
+    selected = {"evaluation": 10, "L": 0.1, "choices": points[0]["choices"]} if points else None
+    objectives = {"accuracy": "max", "parameters": "min"}
+    return {
+        **RESULTS,
+        "test": None,
+        "selected": selected,
+        "objectives": objectives,
+        "pareto": points,
+        "evaluations": 40,
+    }
+
+
+def test_a_pareto_set_is_shown_from_end_to_end_with_the_choices_behind_it(console: Console, path: Path) -> None:
+    print_results(front(3), path, {}, console)
+    assert "  3 evaluations of 40 on the Pareto front\n" in text(console)
+    assert row(console, "evaluation ") == ["evaluation", "accuracy (max)", "parameters (min)", "at"]
+    assert row(console, "10 ") == ["10", "90.00 %", "1000", "config.lr = 0.123457, hidden.0 = 24"]
+    assert row(console, "12 ") == ["12", "88.00 %", "800", "config.lr = 0.123457, hidden.0 = 8"]
+
+
+def test_of_a_long_pareto_set_eight_points_are_shown_both_ends_among_them(console: Console, path: Path) -> None:
+    print_results(front(30), path, {}, console)
+    assert "30 evaluations of 40 on the Pareto front; 22 between these are in results.json" in text(console)
+    numbers = [line.split()[0] for line in text(console).splitlines() if "hidden.0 = " in line and "config.lr" in line]
+    assert [numbers[0], numbers[-1]] == ["10", "39"]
+    assert len(numbers) == 8
+
+
+def test_an_empty_pareto_set_says_why_and_one_objective_has_none(console: Console, path: Path) -> None:
+    print_results(front(0), path, {}, console)
+    assert "no evaluation keeps all constraints" in text(console)
+    print_results({**front(3), "objectives": {"L": "min"}}, path, {}, console)
+    assert "on the Pareto front" not in text(console)
+
+
+def test_choices_that_validation_selected_are_listed(console: Console, path: Path) -> None:
+    selected = {"step": 8, "L": 0.05, "choices": {"learner.steps": 3}}
+    print_results({**RESULTS, "selected": selected}, path, {}, console)
+    assert "phi is that of step 8, the best by validation (L 0.05), at\n    learner.steps = 3\n" in text(console)
+
+
 def outcome(path: Path, status: str, reason: str) -> Any:
     directory = SimpleNamespace(path=path, name="demo")
     return SimpleNamespace(directory=directory, status=status, reason=reason, results=None, urls={})

@@ -8,17 +8,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
 import metasearch as ms
+from metasearch.artifacts import Manifest
 from metasearch.core.contracts import Trial
 from metasearch.core.errors import ConfigError
 from metasearch.core.seeds import Draws
 from metasearch.core.values import Call, Phi
 from metasearch.loaded import load
 from metasearch.resolution import load as load_experiment
+from metasearch.takeaway.augmentation import policy_of
+from metasearch.takeaway.found import found_schedule
 from metasearch.tracking.journal import read
 
 DRAWINGS = {"type": "omniglot", "classes": 5, "train": 3, "validation": 2, "test": 3, "image_size": 14}
@@ -44,6 +48,10 @@ def tree(augmentation: Any, **changes: Any) -> dict[str, Any]:
         "tracking": {"mlflow": False, "report": False},
         **changes,
     }
+
+
+FREE_RATE = {"lr": {"float": [0.01, 0.1]}}
+"""Something to search, where the policy is given."""
 
 
 class Recorder(Trial):
@@ -85,6 +93,29 @@ def test_a_run_that_is_continued_ends_as_one_that_was_not_interrupted(tmp_path: 
     assert found.query[0] == 1.0 - found.metrics["accuracy"][0]
     other = run(program, Recorder(tmp_path / "other"), {"evaluation.augmentation.high": 0.9})
     assert other.metrics["loss"] != found.metrics["loss"]
+
+
+def test_a_policy_that_changed_on_the_way_is_taken_away_with_its_changes(tmp_path: Path) -> None:
+    """A member of a population, and an undisturbed training with what is taken away, are the same to the last bit."""
+    family = {"type": "schedule", "phases": 1, "places": 1, "operations": "strokes"}
+    experiment = load_experiment(tree(family))
+    first, then = (experiment.space.sample(seed) for seed in (1, 2))
+    with pytest.raises(KeyboardInterrupt):
+        run(experiment.program, Recorder(tmp_path / "part", stop=2), first)
+    member = run(experiment.program, Recorder(tmp_path / "more", restored=tmp_path / "part"), then)
+    config = {**experiment.tree, "scheduler": {"type": "pbt", "population": 4, "max": 3}}
+    pieces = [{"from": 0, "choices": first}, {"from": 2, "choices": then}]
+    manifest = Manifest.model_construct(config=config, schedule=pieces)
+    policy = policy_of(manifest, Phi(choices=then))
+    assert policy.phases == 3
+    (tmp_path / "policy.json").write_text(policy.to_json())
+    given = load_experiment(tree({"type": "given", "file": str(tmp_path / "policy.json")}, evaluation=FREE_RATE))
+    found = run(given.program, Recorder(tmp_path / "whole"), {"evaluation.lr": 0.05})
+    assert found.metrics["loss"] == member.metrics["loss"]
+    np.testing.assert_array_equal(found.query, member.query)
+    fixed = run(experiment.program, Recorder(tmp_path / "fixed"), then)
+    assert fixed.metrics["loss"] != member.metrics["loss"]
+    assert found_schedule(manifest).config(2)["epochs"] == 3
 
 
 def test_a_run_is_the_training_that_a_plain_loop_does(tmp_path: Path) -> None:
@@ -193,6 +224,31 @@ def _bars(folder: Path) -> Path:
             pixels[bar if label == 0 else bar[::-1]] = (80 + 170 * u[2:5]).astype(np.uint8)
             Image.fromarray(pixels).save(folder / name / f"{n:02d}.png")
     return folder
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_population_searches_the_schedule_of_a_policy(local_ray: None, tmp_path: Path) -> None:
+    tiny = {
+        "data": DRAWINGS,
+        "model": NET,
+        "batch": 6,
+        "epochs": 4,
+        "augmentation": {"type": "schedule", "phases": 1, "places": 1, "operations": "strokes"},
+    }
+    file = yaml.safe_load((Path(__file__).parents[2] / "experiments" / "augment_pbt.yaml").read_text())
+    changes = {
+        "variants": None,
+        "seeds": None,
+        "evaluation": {**file["evaluation"], **tiny},
+        "scheduler": {"type": "pbt", "population": 4, "max": 4, "interval": 1},
+        "budget": {"evaluations": 4},
+        "tracking": {"mlflow": False, "report": False},
+    }
+    outcome = ms.run({**file, **changes}, runs=tmp_path)
+    changed = [one for one in read(outcome.directory.journal_path) if one["type"] == "event"]
+    assert [one["detail"]["step"] for one in changed if one["event"] == "population"] == [1, 2, 3]
+    assert load(outcome.phi_path).augmentation().policy.phases == 4
 
 
 @pytest.mark.slow
