@@ -191,14 +191,26 @@ class InnerProblem(Protocol):
 class Unrollable(InnerProblem, Protocol):
     """An inner problem whose objective is a sum over the states of its trajectory, so that it can be taken in parts.
 
-    Truncated estimators need it.
+    Truncated estimators need it, as do objectives that change on the way and steps that are computed again.
     """
 
     def unroll(
-        self, phi: Phi, task: Task, state: Any, seed: int, steps: int, *, train: bool = True, create_graph: bool = True
+        self,
+        phi: Phi,
+        task: Task,
+        state: Any,
+        seed: int,
+        steps: int,
+        *,
+        train: bool = True,
+        create_graph: bool = True,
+        weights: Tensor | None = None,
+        recompute: bool = False,
     ) -> tuple[Any, Losses]:
         """The state after further steps, and what the objective is of the states that they lead to; ``query`` is that
-        of the last one. ``seed`` is the same along one trajectory.
+        of the last one. ``seed`` is the same along one trajectory. ``weights`` are of the last ``len(weights)``
+        states, in place of the learner's own; with ``recompute`` a step is computed again on the way back, so that
+        memory hardly grows with their number.
         """
         ...
 

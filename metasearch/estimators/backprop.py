@@ -12,12 +12,11 @@ import torch
 from pydantic import NonNegativeInt
 from torch import Tensor
 
-from metasearch.core.contracts import Drawing, InnerProblem, Learner
+from metasearch.core.contracts import Drawing, Learner, Unrollable
 from metasearch.core.errors import UnsupportedError
 from metasearch.core.values import Batch, Call, Losses, Phi, Task, Tensors
 from metasearch.estimators.episodes import EpisodeEstimator, Problem
 from metasearch.estimators.graphs import Graphs
-from metasearch.learners.unroll import unroll
 
 __all__ = ["Backprop", "FirstOrder"]
 
@@ -50,13 +49,9 @@ class Backprop(EpisodeEstimator):
         self._graphs = Graphs(problem.compile)
 
     def check(self, learner: Learner, phi: Phi) -> None:
-        if self.config.recompute and not isinstance(learner, InnerProblem):
+        if self.config.recompute and not isinstance(learner, Unrollable):
             raise UnsupportedError(
                 "evaluation.estimator.recompute", f"needs an inner loop, which {type(learner).__name__} does not open"
-            )
-        if self.config.recompute and getattr(getattr(learner, "config", None), "along", "query") == "support":
-            raise UnsupportedError(
-                "evaluation.estimator.recompute", "is for objectives on the query set; leave out one of it and `along`"
             )
 
     def shard_losses(self, call: Call, phi: Phi, task: Task, learner: Learner) -> tuple[Losses, Tensors | None, Any]:
@@ -82,16 +77,17 @@ class Backprop(EpisodeEstimator):
                 if weights is None:
                     losses = learner.evaluate(point, episode, call.seed, train=True, create_graph=create_graph)
                 else:
-                    assert isinstance(learner, InnerProblem)
-                    losses = unroll(
-                        learner,
+                    assert isinstance(learner, Unrollable)
+                    losses = learner.unroll(
                         point,
                         episode,
+                        learner.begin(point, episode, call.seed),
                         call.seed,
+                        learner.n_steps(),
                         create_graph=create_graph,
                         weights=flat[len(names) + len(buffers)],
                         recompute=self.config.recompute,
-                    )
+                    )[1]
                 found = torch.autograd.grad(losses.objective.sum(), leaves, allow_unused=True)
             layout["metrics"], layout["updates"] = sorted(losses.metrics), sorted(losses.updates)
             filled = [torch.zeros_like(leaf) if one is None else one for leaf, one in zip(leaves, found, strict=True)]
@@ -119,7 +115,7 @@ class Backprop(EpisodeEstimator):
 
     def _weights(self, learner: Learner, step: int) -> Tensor | None:
         """Weights of the last inner steps where the loop must be opened for them; None leaves it to the learner."""
-        if not isinstance(learner, InnerProblem):
+        if not isinstance(learner, Unrollable):
             return None
         weights = learner.objective_weights(step)
         if weights == learner.objective_weights() and not self.config.recompute:

@@ -10,7 +10,7 @@ MAML (Finn, Abbeel, Levine 2017, arXiv:1703.03400) is the case of a learned init
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
@@ -301,8 +301,42 @@ class InnerLoop:
         return {**state, "start": theta} if self._penalized else state
 
     def step(self, phi: Phi, task: Task, state: State, seed: int, *, create_graph: bool = True) -> State:
-        """One inner step on the support set; without ``create_graph`` its gradient is a constant."""
-        return self._step(phi, task, state, seed, create_graph=create_graph)[0]
+        """One inner step on the support set; without ``create_graph`` its gradient is a constant.
+
+        Where the objective is of the support examples, the state's ``loss`` ``[T]`` is the one that the step began
+        with, and has derivatives in phi.
+        """
+        phi = self.filled(phi, task.support.x)
+        theta, number = state["theta"], state["step"]
+        create_graph = create_graph and not self._constant
+        # Shared initial weights arrive as views of phi; their per-task gradients need per-task leaves of the graph.
+        adapted = {name: theta[name] for name in self.adapted}
+        if not create_graph:
+            adapted = {name: value.detach().requires_grad_() for name, value in adapted.items()}
+        else:
+            adapted = {
+                name: value if value.requires_grad else value.requires_grad_() for name, value in adapted.items()
+            }
+        others = not create_graph and self.config.along == "support" and self._moves_otherwise(phi, theta)
+        with torch.enable_grad():
+            at = {**state, "theta": {**theta, **adapted}}
+            loss, buffers = self._support(phi, self._examples(task, state, seed), at, task, seed)
+            found = torch.autograd.grad(
+                loss.sum(),
+                list(adapted.values()),
+                create_graph=create_graph,
+                retain_graph=create_graph or others,
+                allow_unused=True,
+            )
+        gradients = {
+            name: torch.zeros_like(value) if gradient is None else gradient
+            for (name, value), gradient in zip(adapted.items(), found, strict=True)
+        }
+        if not create_graph:
+            loss = _attached(loss if others else loss.detach(), theta, gradients)
+        theta, rule = self._update(phi, theta, gradients, loss, state["rule"], number)
+        after = {**state, "theta": theta, "buffers": buffers, "rule": rule, "step": number + 1}
+        return {**after, "loss": loss} if self.config.along == "support" else after
 
     def unroll(
         self,
@@ -314,40 +348,40 @@ class InnerLoop:
         *,
         train: bool = True,
         create_graph: bool = True,
+        weights: Tensor | Sequence[float] | None = None,
+        recompute: bool = False,
     ) -> tuple[State, Losses]:
         """Several steps from any state, and what the objective is of the states that they lead to.
 
-        Unrolls that follow each other have objectives that add up to that of :meth:`evaluate`.
+        Unrolls that follow each other have objectives that add up to that of :meth:`evaluate`; see
+        :func:`~metasearch.learners.unroll.unroll` for ``weights`` (the learner's own by default) and ``recompute``.
         """
         phi = self.filled(phi, task.support.x)
-        last_ones = self.objective_weights() if train else FINAL
-        weights = (0.0,) * (self.n_steps(train=train) - len(last_ones)) + last_ones
-        on_support = train and self.config.along == "support"
-        share: list[Tensor] = []
-        for taken in range(steps):
-            number = state["step"]
-            state, before = self._step(phi, task, state, seed, create_graph=create_graph)
-            if on_support and taken and weights[number - 1]:
-                share.append(weights[number - 1] * before)
-            if not on_support and taken + 1 < steps and weights[number]:
-                share.append(weights[number] * self.query_loss(phi, task, state, seed).objective)
-        weight = weights[state["step"] - 1] if state["step"] else 1.0
-        if on_support:
-            with torch.no_grad():
-                last = self.query_loss(phi, task, state, seed)
-            upcoming = self._examples(task, state, seed)
-            share += [weight * self._support(phi, upcoming, state, task, seed)[0]] if weight else []
-        else:
-            last = self.query_loss(phi, task, state, seed if train else None)
-            if weight == 1.0 and not share:
-                return state, last
-            share += [weight * last.objective] if weight else []
-        objective = torch.stack(share).sum(0) if share else torch.zeros_like(last.query)
-        return state, Losses(objective, last.query, last.metrics, last.updates)
+        if weights is None:
+            last_ones = self.objective_weights() if train else FINAL
+            whole = (0.0,) * (self.n_steps(train=train) - len(last_ones)) + last_ones
+            weights = whole[state["step"] : state["step"] + steps] if steps else FINAL
+        return unroll(
+            self,
+            phi,
+            task,
+            state,
+            seed,
+            steps,
+            weights=weights,
+            along=self.config.along if train else "query",
+            train=train,
+            create_graph=create_graph,
+            recompute=recompute,
+        )
 
     def support_loss(self, phi: Phi, task: Task, state: State, seed: int) -> Tensor:
         """``[T]``, the training loss at a state: over the whole support set, penalties included."""
         return self._support(self.filled(phi, task.support.x), task.support, state, task, seed)[0]
+
+    def coming_loss(self, phi: Phi, task: Task, state: State, seed: int) -> Tensor:
+        """``[T]``, the loss that the next step would begin with: on its support examples, penalties included."""
+        return self._support(self.filled(phi, task.support.x), self._examples(task, state, seed), state, task, seed)[0]
 
     def query_loss(self, phi: Phi, task: Task, state: State, seed: int | None) -> Losses:
         """Losses and metrics on the query set at a state, and the buffers' next values.
@@ -384,11 +418,8 @@ class InnerLoop:
 
     def evaluate(self, phi: Phi, task: Task, seed: int, *, train: bool = True, create_graph: bool = True) -> Losses:
         """Runs the inner loop and takes the query loss; shapes as in :class:`~metasearch.core.contracts.Learner`."""
-        if train and self.config.along == "support":
-            state = self.begin(phi, task, seed)
-            return self.unroll(phi, task, state, seed, self.n_steps(), create_graph=create_graph)[1]
-        weights = self.objective_weights() if train else FINAL
-        return unroll(self, phi, task, seed, train=train, create_graph=create_graph, weights=weights)
+        state, steps = self.begin(phi, task, seed, train=train), self.n_steps(train=train)
+        return self.unroll(phi, task, state, seed, steps, train=train, create_graph=create_graph)[1]
 
     def adapt(self, phi: Phi, support: Batch, seed: int, steps: int | None = None) -> Adapted:
         """Runs the inner loop on support sets ``[T, n, ...]`` and returns the networks it ends with."""
@@ -404,39 +435,6 @@ class InnerLoop:
         """How queries are predicted outside of training; L is measured by the first mode."""
         given: Any = self.config.predict
         return ("together", "alone") if given == "both" else (given,)
-
-    def _step(self, phi: Phi, task: Task, state: State, seed: int, *, create_graph: bool) -> tuple[State, Tensor]:
-        """The next state, and the support loss ``[T]`` at the state before, with its derivatives along the way."""
-        phi = self.filled(phi, task.support.x)
-        theta, number = state["theta"], state["step"]
-        create_graph = create_graph and not self._constant
-        # Shared initial weights arrive as views of phi; their per-task gradients need per-task leaves of the graph.
-        adapted = {name: theta[name] for name in self.adapted}
-        if not create_graph:
-            adapted = {name: value.detach().requires_grad_() for name, value in adapted.items()}
-        else:
-            adapted = {
-                name: value if value.requires_grad else value.requires_grad_() for name, value in adapted.items()
-            }
-        others = not create_graph and self.config.along == "support" and self._moves_otherwise(phi, theta)
-        with torch.enable_grad():
-            at = {**state, "theta": {**theta, **adapted}}
-            loss, buffers = self._support(phi, self._examples(task, state, seed), at, task, seed)
-            found = torch.autograd.grad(
-                loss.sum(),
-                list(adapted.values()),
-                create_graph=create_graph,
-                retain_graph=create_graph or others,
-                allow_unused=True,
-            )
-        gradients = {
-            name: torch.zeros_like(value) if gradient is None else gradient
-            for (name, value), gradient in zip(adapted.items(), found, strict=True)
-        }
-        if not create_graph:
-            loss = _attached(loss if others else loss.detach(), theta, gradients)
-        theta, rule = self._update(phi, theta, gradients, loss, state["rule"], number)
-        return {**state, "theta": theta, "buffers": buffers, "rule": rule, "step": number + 1}, loss
 
     def _moves_otherwise(self, phi: Phi, theta: Tensors) -> bool:
         """Whether phi moves the support loss on other ways than through the parameters that are adapted."""

@@ -1,9 +1,9 @@
-"""The inner loop from its first step to its last, and the objective over its steps."""
+"""Steps of an inner loop one after the other, and the objective over the states that they lead to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
 
 import torch
 from pydantic import NonNegativeFloat, PositiveInt
@@ -51,35 +51,50 @@ class Annealed(BaseConfig):
         return (*(earlier,) * (steps - 1), last)
 
 
+class Trajectory(InnerProblem, Protocol):
+    """An inner problem whose states may be judged by the training loss that the next step computes anyway."""
+
+    def coming_loss(self, phi: Phi, task: Task, state: Any, seed: int) -> Tensor:
+        """``[T]``, the loss on the support examples of the step that comes next; after that step it is the entry
+        ``loss`` of the state.
+        """
+        ...
+
+
 def unroll(
-    problem: InnerProblem,
+    problem: Trajectory,
     phi: Phi,
     task: Task,
+    state: Any,
     seed: int,
+    steps: int,
     *,
+    weights: Sequence[float] | Tensor = FINAL,
+    along: Literal["query", "support"] = "query",
     train: bool = True,
     create_graph: bool = True,
-    weights: tuple[float, ...] | Tensor = FINAL,
     recompute: bool = False,
-) -> Losses:
-    """Runs an inner loop and takes its objective.
+) -> tuple[Any, Losses]:
+    """Takes inner steps and the objective of the states that they lead to.
 
     Args:
         problem: the inner loop.
-        phi: point at which the loop runs.
+        phi: point at which it runs.
         task: what it runs on.
+        state: where the steps begin.
         seed: of all that is drawn besides the tasks.
+        steps: how many.
+        weights: of the losses of the last ``len(weights)`` states; numbers, of which those that are 0 cost nothing, or
+            a tensor. Without a step the last one counts for the state at hand.
+        along: whose losses these are, of the query set or of the support examples of the step that comes next.
         train: whether this is meta-training.
         create_graph: whether gradients inside the loop are functions of phi; else they are constants.
-        weights: of the query losses after the last ``len(weights)`` steps; numbers, or a tensor.
         recompute: keep nothing of a step but where it ends, and compute it again on the way back. Values and gradients
             stay the same, memory hardly grows with the number of steps, time by about a half.
 
     Returns:
-        The weighted sum as ``objective``, all else of the state after the last step.
+        The last state, and its losses with the weighted sum as ``objective``.
     """
-    state = problem.begin(phi, task, seed, train=train)
-    steps = problem.n_steps(train=train)
 
     def advance(state: Any) -> Any:
         return problem.step(phi, task, state, seed, create_graph=create_graph)
@@ -87,16 +102,28 @@ def unroll(
     def on_the_way(state: Any) -> Tensor:
         return problem.query_loss(phi, task, state, seed).objective
 
-    along: list[Tensor] = []
+    counting = {
+        number: weight
+        for number, weight in enumerate(weights, start=max(steps, 1) - len(weights) + 1)
+        if isinstance(weight, Tensor) or weight
+    }
+    last_one = counting.get(max(steps, 1))
+    share: list[Tensor] = []
     for number in range(1, steps + 1):
         state = _kept(advance, state, recompute=recompute)
-        if steps - len(weights) < number < steps:
-            along.append(_kept(on_the_way, state, recompute=recompute))
-    last = problem.query_loss(phi, task, state, seed if train else None)
-    if not steps or (not isinstance(weights, Tensor) and weights == FINAL):
-        return last
-    objective = torch.stack([weights[i] * loss for i, loss in enumerate([*along, last.objective])]).sum(0)
-    return Losses(objective, last.query, last.metrics, last.updates)
+        if along == "support" and number - 1 in counting:
+            share.append(counting[number - 1] * state["loss"])
+        if along == "query" and number < steps and number in counting:
+            share.append(counting[number] * _kept(on_the_way, state, recompute=recompute))
+    if along == "support":
+        with torch.no_grad():
+            last = problem.query_loss(phi, task, state, seed)
+        share += [] if last_one is None else [last_one * problem.coming_loss(phi, task, state, seed)]
+    else:
+        last = problem.query_loss(phi, task, state, seed if train else None)
+        share += [] if last_one is None else [last_one * last.objective]
+    objective = torch.stack(share).sum(0) if share else torch.zeros_like(last.query)
+    return state, Losses(objective, last.query, last.metrics, last.updates)
 
 
 def _kept(function: Callable[[Any], Any], state: Any, *, recompute: bool) -> Any:

@@ -216,13 +216,24 @@ def at_step(case: Problem, phi: Phi, settings: dict[str, Any], outer_step: int =
     return estimator.combine([estimator.measure(call) for call in calls])[0]
 
 
-@pytest.mark.parametrize("objective", ["final", "sum", {"until": 10}])
+@pytest.mark.parametrize(
+    ("objective", "along"), [("final", "query"), ("sum", "query"), ({"until": 10}, "query"), ("sum", "support")]
+)
 @pytest.mark.parametrize("rule", [{"type": "sgd"}, {"type": "adam", "eps": 1e-2}])
-def test_steps_that_are_computed_again_give_the_same_gradient_bit_for_bit(rule: Any, objective: Any) -> None:
+def test_steps_that_are_computed_again_give_the_same_gradient_bit_for_bit(
+    rule: Any, objective: Any, along: str
+) -> None:
     slots = {"learning_rates": {"type": "shared", "init": 0.1}, "update_rule": rule}
     case = problem(
         CONV4,
-        {"model": {"type": "conv4", "filters": 4}, "steps": 4, "slots": slots, "objective": objective, "batch": 2},
+        {
+            "model": {"type": "conv4", "filters": 4},
+            "steps": 4,
+            "slots": slots,
+            "objective": objective,
+            "along": along,
+            "batch": 2,
+        },
     )
     phi = start(case)
     kept, again = (at_step(case, phi, {"recompute": one}, 3) for one in (False, True))

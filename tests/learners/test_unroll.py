@@ -8,7 +8,7 @@ import torch
 
 from metasearch.core.registry import build
 from metasearch.learners.inner_loop import InnerLoop
-from metasearch.learners.unroll import FINAL, Annealed, unroll
+from metasearch.learners.unroll import FINAL, Annealed
 
 
 def published(epoch: int, epochs: int, steps: int) -> list[float]:
@@ -54,14 +54,15 @@ def test_weights_belong_to_the_last_steps(weights: tuple[float, ...]) -> None:
     loop, phi, task = case()
     expected = sum(w * one for w, one in zip(weights, losses_by_step(loop, phi, task)[-len(weights) :], strict=True))
     for given in (weights, torch.tensor(weights, dtype=torch.float64)):
-        torch.testing.assert_close(unroll(loop, phi, task, 0, weights=given).objective, expected)
+        found = loop.unroll(phi, task, loop.begin(phi, task, 0), 0, 4, weights=given)[1]
+        torch.testing.assert_close(found.objective, expected)
 
 
 def test_what_a_learner_evaluates_by_is_what_it_says() -> None:
     for objective, weights in (("final", FINAL), ("sum", (1.0,) * 4), ((0.0, 0.5, 0.5, 0.0), (0.0, 0.5, 0.5, 0.0))):
         loop, phi, task = case(objective=objective)
         assert loop.objective_weights() == loop.objective_weights(3) == weights
-        expected = unroll(loop, phi, task, 0, weights=weights).objective
+        expected = loop.unroll(phi, task, loop.begin(phi, task, 0), 0, 4, weights=weights)[1].objective
         assert torch.equal(loop.evaluate(phi, task, 0).objective, expected)
 
 

@@ -1,0 +1,220 @@
+"""An outer step of the gradient-based family: how many tasks a second each way of computing it does.
+
+5-way 1-shot tasks of random drawings (the time does not depend on them), four blocks of 64 filters with batch norm on
+the batch's own statistics, 32 tasks a step. Methods:
+
+    maml      second order (W1: one inner step; `--queries 1` and `--queries 15`, `--pool max`)
+    fomaml    first order (W2: `--steps 5`)
+    anil      second order, the inner loop moves the head only
+    reptile   the way that training on a task takes the weights
+
+Variants:
+
+    loop         a plain loop over tasks with torch's own layers, autograd and torch.func.functional_call; ANIL computes
+                 its features once
+    eager        metasearch's learner and estimator, `--shard` tasks at once, as a search does it
+    compiled     the same with the estimator's compiled graphs
+    learn2learn  its MAML class: clone, adapt, backward, one task after the other (for ANIL around the head, as its own
+                 examples do; for Reptile the difference of the clone, for which it has no class); skipped with a line
+                 where it cannot be imported
+
+All take their tasks from one sampler and start from the same weights: the norm of the first gradient must agree. Each
+variant has a process of its own; rounds alternate between them and medians are printed, with ratios to the last variant
+that is the baseline. Seconds are CPU time of the process unless `--wall`, so that a busy machine disturbs less. Ours
+keep freed memory as the workers of a search do; `--keep-memory loop,eager,compiled,learn2learn` grants it to all.
+
+    python experiments/benchmarks/inner_loops.py --method maml --queries 1 --shard 4
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from episodes import (
+    add_task_arguments,
+    estimates,
+    importable,
+    norm_of,
+    part_of,
+    sampler,
+    task_seeds,
+    torch_network,
+)
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+from turns import add_arguments, serve, take_turns
+
+import metasearch.learners
+import metasearch.models  # noqa: F401  (these list the built-in parts)
+from metasearch.core.registry import build
+from metasearch.estimators.backprop import Backprop, FirstOrder
+from metasearch.estimators.compile import CompileMode
+from metasearch.estimators.episodes import EpisodeEstimator
+from metasearch.estimators.reptile import Reptile
+
+RATE = 0.4
+ESTIMATORS: dict[str, type[EpisodeEstimator]] = {
+    "maml": Backprop,
+    "fomaml": FirstOrder,
+    "anil": Backprop,
+    "reptile": Reptile,
+}
+Step = Callable[[], float]
+Answer = Callable[[dict[str, Tensor]], Tensor]
+TaskStep = Callable[[Tensor, Tensor, Tensor, Tensor], None]
+"""Support images and labels, query images and labels of a task -> its part of the gradient is in ``grad``."""
+
+
+def main() -> None:
+    """Runs the variants against each other and prints a table."""
+    arguments = parse()
+    if arguments.variant:
+        serve(arguments, lambda: prepared(arguments))
+        return
+    names = [name for name in arguments.variants.split(",") if name != "learn2learn" or importable(name)]
+    firsts, medians = take_turns(names, arguments.rounds)
+    baseline = names[-1]
+    print(
+        f"{arguments.method}, {arguments.steps} inner step(s), {arguments.ways}-way {arguments.shots}-shot, "
+        f"{arguments.queries} queries a class, pool {arguments.pool}, {arguments.threads} thread(s), "
+        f"{'wall' if arguments.wall else 'CPU'} time"
+    )
+    for name in names:
+        rate, first = arguments.tasks / medians[name], firsts[name]
+        print(
+            f"{name:12} {rate:7.1f} tasks/s   {medians[baseline] / medians[name]:5.2f} x {baseline}   "
+            f"ready after {first['ready']:5.1f} s   |gradient| {first['norm']:.6f}"
+        )
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--method", choices=list(ESTIMATORS), default="maml")
+    parser.add_argument("--steps", type=int, default=1, help="inner steps")
+    parser.add_argument("--pool", choices=["none", "max"], default="none")
+    add_task_arguments(parser, ways=5, queries=1, tasks=32, shard=8)
+    add_arguments(parser, "loop,eager,compiled,learn2learn", keep="eager,compiled")
+    return parser.parse_args()
+
+
+def prepared(arguments: argparse.Namespace) -> tuple[Step, dict[str, float]]:
+    step = VARIANTS[arguments.variant](arguments)
+    return step, {"norm": step()}
+
+
+def learner_for(arguments: argparse.Namespace) -> Any:
+    block = {
+        "type": "inner_loop",
+        "model": {"type": "conv4", "filters": arguments.filters, "pool": arguments.pool},
+        "steps": arguments.steps,
+        "adapt": ["head.*"] if arguments.method == "anil" else ["*"],
+        "slots": {"learning_rates": {"type": "fixed", "value": RATE}},
+    }
+    return build("learner", block, "learner", spec=sampler(arguments).spec("train"))
+
+
+def ours(arguments: argparse.Namespace, mode: CompileMode) -> Step:
+    learner = learner_for(arguments)
+    phi = learner.init(0)
+    found = estimates(arguments, learner, ESTIMATORS[arguments.method], lambda: phi, mode)
+
+    def step() -> float:
+        gradient = next(found).gradient
+        assert gradient is not None
+        return norm_of(list(gradient.values()))
+
+    return step
+
+
+def network_for(arguments: argparse.Namespace) -> nn.Sequential:
+    initial = learner_for(arguments).init(0).part("initialization")
+    return torch_network(arguments.filters, initial, pool=arguments.pool, running=False, outputs=arguments.ways)
+
+
+def looped(arguments: argparse.Namespace, module: nn.Module, task_step: TaskStep) -> Step:
+    """A loop over the tasks of a step; gradients gather in the module's parameters."""
+    tasks, steps = sampler(arguments), task_seeds(arguments)
+
+    def step() -> float:
+        module.zero_grad()
+        for seed in next(steps):
+            episode = tasks.sample("train", np.array([seed]))
+            task_step(episode.support.x[0], episode.support.y[0], episode.query.x[0], episode.query.y[0])
+        return norm_of([value.grad / arguments.tasks for value in module.parameters() if value.grad is not None])
+
+    return step
+
+
+def gather(module: nn.Module, direction: dict[str, Tensor]) -> None:
+    for name, value in module.named_parameters():
+        value.grad = direction[name] if value.grad is None else value.grad + direction[name]
+
+
+def plain(arguments: argparse.Namespace) -> Step:
+    module = network_for(arguments)
+    phi, head = dict(module.named_parameters()), module[-1]
+
+    def trained(theta: dict[str, Tensor], answer: Answer, y: Tensor) -> dict[str, Tensor]:
+        second = arguments.method in ("maml", "anil")
+        for _ in range(arguments.steps):
+            loss = F.cross_entropy(answer(theta), y)
+            found = torch.autograd.grad(loss, list(theta.values()), create_graph=second)
+            theta = {name: value - RATE * one for (name, value), one in zip(theta.items(), found, strict=True)}
+        return theta
+
+    def whole(xs: Tensor, ys: Tensor, xq: Tensor, yq: Tensor) -> None:
+        theta = trained(phi, lambda values: functional_call(module, values, xs), ys)
+        F.cross_entropy(functional_call(module, theta, xq), yq).backward()
+
+    def head_only(xs: Tensor, ys: Tensor, xq: Tensor, yq: Tensor) -> None:
+        known, asked = module[:-1](xs), module[:-1](xq)
+        theta = trained(dict(head.named_parameters()), lambda values: functional_call(head, values, known), ys)
+        F.cross_entropy(functional_call(head, theta, asked), yq).backward()
+
+    def way(xs: Tensor, ys: Tensor, xq: Tensor, yq: Tensor) -> None:
+        theta = trained(phi, lambda values: functional_call(module, values, xs), ys)
+        with torch.no_grad():
+            F.cross_entropy(functional_call(module, theta, xq), yq)  # ours measures it, too
+            gather(module, {name: value - theta[name] for name, value in phi.items()})
+
+    return looped(arguments, module, {"anil": head_only, "reptile": way}.get(arguments.method, whole))
+
+
+def learn2learn(arguments: argparse.Namespace) -> Step:
+    module = network_for(arguments)
+    moved = module[-1] if arguments.method == "anil" else module
+    maml = part_of("learn2learn", "algorithms.maml").MAML
+    meta = maml(moved, lr=RATE, first_order=arguments.method in ("fomaml", "reptile"))
+
+    def below(x: Tensor) -> Tensor:
+        return module[:-1](x) if arguments.method == "anil" else x
+
+    def task_step(xs: Tensor, ys: Tensor, xq: Tensor, yq: Tensor) -> None:
+        known, asked, learner = below(xs), below(xq), meta.clone()
+        for _ in range(arguments.steps):
+            learner.adapt(F.cross_entropy(learner(known), ys))
+        if arguments.method == "reptile":
+            with torch.no_grad():
+                F.cross_entropy(learner(asked), yq)
+                named = zip(module.named_parameters(), learner.module.parameters(), strict=True)
+                gather(module, {name: value - theta for (name, value), theta in named})
+        else:
+            F.cross_entropy(learner(asked), yq).backward()
+
+    return looped(arguments, module, task_step)
+
+
+VARIANTS: dict[str, Callable[[argparse.Namespace], Step]] = {
+    "loop": plain,
+    "eager": lambda arguments: ours(arguments, "never"),
+    "compiled": lambda arguments: ours(arguments, "auto"),
+    "learn2learn": learn2learn,
+}
+
+if __name__ == "__main__":
+    main()
