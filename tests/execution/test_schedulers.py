@@ -95,6 +95,32 @@ def test_fed_median_rule_compares_with_finished_trials() -> None:
     assert decision(scheduler, "better", 2, 4.0) == TrialScheduler.CONTINUE
 
 
+def test_hyperband_lets_the_best_of_a_bracket_pass_and_stops_the_others() -> None:
+    """Tune's first bracket (two trials, at these settings) compares nothing; the second one has four."""
+    scheduler = make_scheduler(parse_scheduler({"type": "hyperband", "max": 4, "reduction": 4}))
+    stopped = []
+
+    def stop(trial: Any) -> None:
+        trial.status = "TERMINATED"
+        stopped.append(trial.trial_id)
+        scheduler.on_trial_remove(controller, trial)
+
+    controller: Any = SimpleNamespace(stop_trial=stop)
+    trials: list[Any] = [Candidate(trial_id=str(i), status="RUNNING", is_saving=False) for i in range(6)]
+    for trial in trials:
+        scheduler.on_trial_add(controller, trial)
+    answers = []
+    for trial, rank in zip(trials, (5.0, 6.0, 3.0, 1.0, 4.0, 2.0), strict=True):
+        answers.append(scheduler.on_trial_result(controller, trial, {TIME: 1, RANK: rank}))
+        trial.status = {"PAUSE": "PAUSED", "STOP": "TERMINATED"}.get(answers[-1], "RUNNING")
+    assert answers == ["CONTINUE", "CONTINUE", "PAUSE", "PAUSE", "PAUSE", "STOP"]
+    assert sorted(stopped) == ["2", "4"]
+    assert scheduler.choose_trial_to_run(controller) is trials[3]
+    trials[3].status = "RUNNING"
+    for step in range(2, 7):
+        assert scheduler.on_trial_result(controller, trials[3], {TIME: step, RANK: 9.0}) == TrialScheduler.CONTINUE
+
+
 def test_feeding_hyperband_leaves_it_fresh() -> None:
     settings = parse_scheduler({"type": "hyperband", "max": 9})
     scheduler = make_scheduler(settings)

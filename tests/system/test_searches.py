@@ -31,7 +31,15 @@ INLINE = {
     "cmaes": "{searcher: {type: optuna, sampler: cmaes, popsize: 4}, budget: {evaluations: 14}}",
     "nsgaii": "{searcher: {type: optuna, sampler: nsgaii, population_size: 6}, budget: {evaluations: 14}}",
 }
-FOUR = "{searcher: {type: random, in_flight: 4}, budget: {evaluations: 4}, seed: 1}"
+FOUR = """
+evaluation:
+  type: objective
+  function: descent:train
+  config: {lr: {float: [1.0e-4, 0.2], log: true}, weight_decay: {float: [1.0e-6, 1.0e-2], log: true}}
+searcher: {type: random, in_flight: 4}
+budget: {evaluations: 4}
+seed: 3
+"""
 SIX = "{searcher: {type: random, in_flight: 6}, budget: {evaluations: 6}, seed: 2}"
 ON_RAY = {"execution": {"workers": 2}}
 
