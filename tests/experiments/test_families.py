@@ -20,8 +20,11 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def families():
     sys.path.insert(0, str(ROOT))
-    names = ("__main__", "crowd", "figures", "parts", "setting", "store")
-    yield {name: importlib.import_module(f"experiments.families.{name}") for name in names}
+    families, common = ("__main__", "crowd", "figures", "parts"), ("jobs", "setting", "tables")
+    yield {
+        **{name: importlib.import_module(f"experiments.families.{name}") for name in families},
+        **{name: importlib.import_module(f"experiments.common.{name}") for name in common},
+    }
     sys.path.remove(str(ROOT))
 
 
@@ -42,7 +45,7 @@ def done(families, plan, out, part: str, wanted: dict[str, Any], **given: Any) -
         for job in families["parts"].PARTS[part](plan)
         if all({**job.given, **job.labels}.get(key) in values for key, values in wanted.items())
     ]
-    store = families["store"].Store(out)
+    store = families["jobs"].Store(out)
     assert store.work(jobs, plan.scale, time.monotonic() + 600)
     rows = store.rows(jobs)
     families["__main__"].written(part, store, jobs, out)
@@ -146,7 +149,7 @@ def test_further_examples_are_the_drawings_again_but_moved(families) -> None:
 def test_seeds_are_averaged_with_intervals_over_episodes_and_over_seeds(families) -> None:
     labels = {"panel": "5-way", "learner": "maml", "what": "test", "x": 1, "episodes": 100}
     rows = [{**labels, "seed": 0, "value": 0.8, "ci95": 0.03}, {**labels, "seed": 1, "value": 0.9, "ci95": 0.04}]
-    (row,) = families["figures"].averaged([*rows, {**labels, "seed": 2, "value": None, "ci95": None, "note": "no"}])
+    (row,) = families["tables"].averaged([*rows, {**labels, "seed": 2, "value": None, "ci95": None, "note": "no"}])
     assert row["value"] == pytest.approx(0.85)
     assert row["ci95"] == pytest.approx(0.025)
     assert row["ci95_seeds"] == pytest.approx(1.96 * 0.05 * math.sqrt(2) / math.sqrt(2))
