@@ -71,12 +71,14 @@ def bars(rows: Sequence[Row]) -> Figure:
     for axes, panel in zip(axes_of(figure, 1, len(panels)), panels, strict=True):
         here = [row for row in rows if row["panel"] == panel and row.get("value") is not None]
         learners, whats = (list(dict.fromkeys(row[key] for row in here)) for key in ("learner", "what"))
+        percent, apart = here[0]["unit"] == "%", min(0.38, 0.84 / len(whats))
+        factor = 100 if percent else 1
         for number, what in enumerate(whats):
             chosen = [row for row in here if row["what"] == what]
-            places = [learners.index(row["learner"]) + (number - (len(whats) - 1) / 2) * 0.38 for row in chosen]
-            values, halves = ([100 * row[key] for row in chosen] for key in ("value", "ci95"))
-            axes.bar(places, values, 0.34, yerr=halves, color=COLOURS[number], label=what, error_kw={"lw": 1})
-        axes.set(title=panel, ylabel="test accuracy (%)")
+            places = [learners.index(row["learner"]) + (number - (len(whats) - 1) / 2) * apart for row in chosen]
+            values, halves = ([factor * row[key] for row in chosen] for key in ("value", "ci95"))
+            axes.bar(places, values, 0.9 * apart, yerr=halves, color=COLOURS[number], label=what, error_kw={"lw": 1})
+        axes.set(title=panel, ylabel="test accuracy (%)" if percent else "squared error")
         axes.set_xticks(range(len(learners)), learners)
         axes.legend(loc="lower right", frameon=True)
     return figure
