@@ -48,8 +48,8 @@ class Loop:
         return 1 if self.program.tasks.spec("test").kind == "classification" else -1
 
     @torch.no_grad()
-    def course(self, split: str, episodes: int, steps: int, on: str = "query") -> Values:
-        """Accuracy (or loss, where there is none) after 0, 1 ... ``steps`` inner steps, ``[steps + 1, episodes]``.
+    def course(self, split: str, episodes: int, steps: int, on: str = "query", *, loss: bool = False) -> Values:
+        """Accuracy (or the loss, where there is none) after 0, 1 ... ``steps`` inner steps, ``[steps + 1, episodes]``.
 
         Episodes are those of an experiment's own validation and test.
 
@@ -58,15 +58,16 @@ class Loop:
             episodes: tasks.
             steps: inner steps.
             on: whether the figure is of ``query`` or of ``support`` examples.
+            loss: whether it is the loss in any case.
         """
         found = []
         for learner, task, seed in self._tasks(split, episodes):
             state = learner.begin(self.phi, task, seed, train=False)
             judged = task if on == "query" else dataclasses.replace(task, query=task.support)
-            along = [_figure(learner.query_loss(self.phi, judged, state, None))]
+            along = [_figure(learner.query_loss(self.phi, judged, state, None), loss)]
             for _ in range(steps):
                 state = learner.step(self.phi, task, state, seed, create_graph=False)
-                along.append(_figure(learner.query_loss(self.phi, judged, state, None)))
+                along.append(_figure(learner.query_loss(self.phi, judged, state, None), loss))
             found.append(np.stack(along))
         return np.concatenate(found, 1)
 
@@ -140,8 +141,9 @@ def _pretrained(store: Store, tree: Mapping[str, Any], settings: Mapping[str, An
     return path
 
 
-def _figure(losses: Losses) -> Values:
-    return np.asarray(losses.metrics.get("accuracy", losses.query).double().numpy())
+def _figure(losses: Losses, loss: bool) -> Values:
+    found = losses.query if loss else losses.metrics.get("accuracy", losses.query)
+    return np.asarray(found.double().numpy())
 
 
 def _norm(tensors: Tensors) -> Tensor:

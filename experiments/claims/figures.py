@@ -62,11 +62,15 @@ def _support(rows: Sequence[Row]) -> Figure:
 
 
 def _descent(rows: Sequence[Row]) -> Figure:
-    figure, places = _row_of_panels([row for row in rows if row["what"] == "loss" and row["x"] > 0])
+    """Up to a fifth above the loss that steps start from."""
+    figure, places = _row_of_panels([row for row in rows if row["what"] == "loss"])
     for axes, here in places:
-        lines(axes, here, "x", percent=False)
-        logarithmic(axes, "x", here, "x")
+        moved = [row for row in here if row["x"] > 0]
+        lines(axes, moved, "x", percent=False)
+        logarithmic(axes, "x", moved, "x")
+        lowest, start = min(row["value"] for row in here), max(row["value"] for row in here if row["x"] == 0)
         axes.set(title=here[0]["panel"], xlabel="length of the step", ylabel="query loss after it")
+        axes.set_ylim(min(lowest - 0.1 * abs(start), 0.9 * lowest), 1.2 * start)
     return with_legend(figure)
 
 

@@ -78,18 +78,23 @@ def away(plan: Plan) -> list[Job]:
                 "choosing": plan.of(100),
                 "episodes": plan.of(200),
             }
-            labels = {"panel": panel, "learner": f"{learner}, {number} step{'s' if number > 1 else ''}"}
-            jobs.append(Job(labels, seed, 2.5, _away, given))
+            name = f"{learner.partition(',')[0]}, {number} step{'s' if number > 1 else ''}"
+            jobs.append(Job({"panel": panel, "learner": name}, seed, 2.5, _away, given))
     return jobs
 
 
 def support(plan: Plan) -> list[Job]:
     """The outer loss on query examples, or on those that the inner loop has learned from."""
+    measures = (
+        (CHARACTERS, CHARACTERS, False),
+        (CHARACTERS, f"{CHARACTERS}: cross-entropy", True),
+        (SINES, SINES, True),
+    )
     jobs = []
-    for seed, panel, along in itertools.product(range(plan.seeds), TREES, ("query", "support")):
-        given = {"tree": TREES[panel](plan, seed, along=along), "episodes": plan.of(400)}
+    for seed, (kind, panel, loss), along in itertools.product(range(plan.seeds), measures, ("query", "support")):
+        given = {"tree": TREES[kind](plan, seed, along=along), "loss": loss, "episodes": plan.of(400)}
         labels = {"panel": panel, "learner": f"outer loss on {along} examples"}
-        jobs.append(Job(labels, seed, 60.0 if panel == CHARACTERS else 25.0, _support, given))
+        jobs.append(Job(labels, seed, 35.0 if kind == CHARACTERS else 25.0, _support, given))
     return jobs
 
 
@@ -196,13 +201,15 @@ def _away(store: Store, given: Mapping[str, Any]) -> list[Row]:
 
 
 def _support(store: Store, given: Mapping[str, Any]) -> list[Row]:
-    loop = opened(store, given["tree"], {"searched": given["tree"]})
+    """After the one step that was trained with; a gap is by how much support examples are ahead."""
+    loop, loss = opened(store, given["tree"], {"searched": given["tree"]}), given["loss"]
     rows = []
     for split, name in (("train", "training tasks"), ("test", "test tasks")):
-        on = {one: loop.course(split, given["episodes"], 1, one)[1] for one in ("support", "query")}
+        on = {one: loop.course(split, given["episodes"], 1, one, loss=loss)[1] for one in ("support", "query")}
         rows += [_row(values, f"{name}, {one} examples", None) for one, values in on.items()]
-        rows.append(_row(loop.better * (on["support"] - on["query"]), f"{name}, gap", None))
-    return rows
+        ahead = on["query"] - on["support"] if loss else on["support"] - on["query"]
+        rows.append(_row(ahead, f"{name}, gap", None))
+    return [{**row, "unit": "" if loss else "%"} for row in rows]
 
 
 def _descent(store: Store, given: Mapping[str, Any]) -> list[Row]:

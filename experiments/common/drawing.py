@@ -67,6 +67,7 @@ def logarithmic(axes: Axes, which: Literal["x", "y"], rows: Sequence[Row], key: 
 def bars(rows: Sequence[Row]) -> Figure:
     """A group of bars a learner, a bar for each thing that was measured of it."""
     panels = list(dict.fromkeys(row["panel"] for row in rows))
+    together = len({(row["panel"], row["what"]) for row in rows}) == len(panels) * len({row["what"] for row in rows})
     figure = new_figure(5.5 * len(panels), 3.8)
     for axes, panel in zip(axes_of(figure, 1, len(panels)), panels, strict=True):
         here = [row for row in rows if row["panel"] == panel and row.get("value") is not None]
@@ -78,17 +79,20 @@ def bars(rows: Sequence[Row]) -> Figure:
             places = [learners.index(row["learner"]) + (number - (len(whats) - 1) / 2) * apart for row in chosen]
             values, halves = ([factor * row[key] for row in chosen] for key in ("value", "ci95"))
             axes.bar(places, values, 0.9 * apart, yerr=halves, color=COLOURS[number], label=what, error_kw={"lw": 1})
-        axes.set(title=panel, ylabel="test accuracy (%)" if percent else "squared error")
+        squares = panel.startswith("sines")
+        axes.set(title=panel, ylabel="test accuracy (%)" if percent else "squared error" if squares else "loss")
         axes.set_xticks(range(len(learners)), learners)
-        axes.legend(loc="lower right", frameon=True)
-    return figure
+        if not together:
+            axes.legend(loc="lower right", frameon=True)
+    return with_legend(figure) if together else figure
 
 
 def with_legend(figure: Figure) -> Figure:
-    """One legend below all axes."""
+    """One legend below all axes, in as many columns as the figure is wide for."""
     handles: dict[str, Any] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
+    columns = max(1, round(figure.get_figwidth() / 2.7))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)
     return figure
