@@ -19,13 +19,17 @@ on where it was; the parts share their searches.
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from matplotlib.figure import Figure
+
 from ..common import command
-from ..common.jobs import Job, Store
+from ..common.jobs import Job, Row, Store
 from ..common.setting import Plan
 from .figures import FIGURES
 from .parts import PARTS
@@ -39,7 +43,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 def written(part: str, store: Store, jobs: list[Job], out: Path) -> None:
     """Table, figure and all measurements of what is done so far."""
-    command.write(part, store.rows(jobs), out, TABLES[part], FIGURES[part])
+    command.write(part, store.rows(jobs), out, TABLES[part], functools.partial(_drawn, part))
+
+
+def _drawn(part: str, rows: Sequence[Row]) -> Figure:
+    return FIGURES[part]([row for row in rows if row.get("value") is not None])
 
 
 if __name__ == "__main__":

@@ -163,11 +163,8 @@ def _reach(store: Store, given: Mapping[str, Any]) -> list[Row]:
     """The course of fine-tuning at its best rate, and after how many steps it is where MAML is after one."""
     tree, episodes = given["tree"], given["episodes"]
     maml = opened(store, tree, {"searched": tree})
-    chosen, target = (
-        float(maml.course(split, number, 1)[1].mean())
-        for split, number in (("validation", given["choosing"]), ("test", episodes))
-    )
-    better = maml.better
+    chosen = maml.course("validation", given["choosing"], 1)[1].mean()
+    target, better = maml.course("test", episodes, 1)[1], maml.better
 
     def first(course: NDArray[np.float64], target: float) -> float:
         reached = np.flatnonzero(better * course >= better * target)
@@ -176,9 +173,9 @@ def _reach(store: Store, given: Mapping[str, Any]) -> list[Row]:
     rate = _best(store, given, lambda course: (-first(course, chosen), _worth(better * course[-1])))
     found = opened(store, tree, given["start"], **_at(rate)).course("test", episodes, given["steps"])
     drawn = Draws([tree["seed"]], "resamples").integers(RESAMPLES * episodes, episodes).reshape(RESAMPLES, -1)
-    again = np.array([first(found[:, rows].mean(1), target) for rows in drawn])
+    again = np.array([first(found[:, rows].mean(1), target[rows].mean()) for rows in drawn])
     low, high = (float(np.quantile(again, share, method="nearest")) for share in (0.025, 0.975))
-    count = first(found.mean(1), target)
+    count = first(found.mean(1), target.mean())
     said = [f"{value:g}" if math.isfinite(value) else f"more than {given['steps']}" for value in (count, low, high)]
     reached = {
         "value": count if math.isfinite(count) else None,
@@ -267,5 +264,9 @@ def _at(rate: float | None) -> dict[str, Any]:
 
 
 def _row(values: Sequence[float] | NDArray[np.float64], what: str, x: float | None) -> Row:
+    """The mean over tasks; there is none where tasks have diverged, which is noted."""
+    row = {"episodes": len(values), "what": what, "x": x}
+    if diverged := int(np.count_nonzero(~np.isfinite(values))):
+        return {**row, "value": None, "ci95": None, "note": f"{diverged} of {len(values)} tasks diverged"}
     mean, half = mean_ci95(values)
-    return {"value": mean, "ci95": half, "episodes": len(values), "what": what, "x": x}
+    return {**row, "value": mean, "ci95": half}

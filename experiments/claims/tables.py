@@ -20,7 +20,7 @@ def _steps(rows: Sequence[Row]) -> str:
     shown = []
     for panel, learner in dict.fromkeys((row["panel"], row["learner"]) for row in rows):
         here = [row for row in rows if (row["panel"], row["learner"]) == (panel, learner)]
-        gains = [row for row in here if row["what"] == "gain"]
+        gains = [row for row in here if row["what"] == "gain" and row.get("value") is not None]
         best = max(gains, key=lambda row: row["value"])["x"]
         shown += [row for row in here if row["what"] == "figure" and row["x"] in SHOWN]
         for row in here:
