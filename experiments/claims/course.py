@@ -48,15 +48,17 @@ class Loop:
         return 1 if self.program.tasks.spec("test").kind == "classification" else -1
 
     @torch.no_grad()
-    def course(self, split: str, episodes: int, steps: int, on: str = "query", *, loss: bool = False) -> Values:
-        """Accuracy (or the loss, where there is none) after 0, 1 ... ``steps`` inner steps, ``[steps + 1, episodes]``.
+    def course(
+        self, split: str, episodes: int, after: Sequence[int], on: str = "query", *, loss: bool = False
+    ) -> Values:
+        """Accuracy (or the loss, where there is none) after numbers of inner steps, ``[len(after), episodes]``.
 
         Episodes are those of an experiment's own validation and test.
 
         Args:
             split: where tasks come from.
             episodes: tasks.
-            steps: inner steps.
+            after: numbers of inner steps, in increasing order.
             on: whether the figure is of ``query`` or of ``support`` examples.
             loss: whether it is the loss in any case.
         """
@@ -64,9 +66,10 @@ class Loop:
         for learner, task, seed in self._tasks(split, episodes):
             state = learner.begin(self.phi, task, seed, train=False)
             judged = task if on == "query" else dataclasses.replace(task, query=task.support)
-            along = [_figure(learner.query_loss(self.phi, judged, state, None), loss)]
-            for _ in range(steps):
-                state = learner.step(self.phi, task, state, seed, create_graph=False)
+            along = []
+            for number in after:
+                while state["step"] < number:
+                    state = learner.step(self.phi, task, state, seed, create_graph=False)
                 along.append(_figure(learner.query_loss(self.phi, judged, state, None), loss))
             found.append(np.stack(along))
         return np.concatenate(found, 1)

@@ -24,6 +24,8 @@ TREES: Mapping[str, Callable[..., dict[str, Any]]] = {CHARACTERS: characters, SI
 LENGTHS = tuple(round(10 ** (power / 2), 3) for power in range(-4, 3))
 """Of steps along the gradient, from 0.01 to 10."""
 RESAMPLES = 1000
+SECONDS = {(CHARACTERS, 1): 120.0, (CHARACTERS, 5): 160.0, (SINES, 1): 25.0, (SINES, 5): 47.0}
+"""Of a search with a number of inner steps, and of its course."""
 
 
 def steps(plan: Plan) -> list[Job]:
@@ -32,7 +34,7 @@ def steps(plan: Plan) -> list[Job]:
     for seed, panel, inner in itertools.product(range(plan.seeds), TREES, (1, 5)):
         labels = {"panel": panel, "learner": f"trained with {inner} step{'s' if inner > 1 else ''}"}
         given = {"tree": TREES[panel](plan, seed, inner=inner), "inner": inner, "steps": 20, "episodes": plan.of(400)}
-        jobs.append(Job(labels, seed, {CHARACTERS: 85.0, SINES: 45.0 * inner**0.5}[panel], _steps, given))
+        jobs.append(Job(labels, seed, SECONDS[panel, inner], _steps, given))
     return jobs
 
 
@@ -50,7 +52,9 @@ def reach(plan: Plan) -> list[Job]:
                 "choosing": plan.of(100),
                 "episodes": plan.of(200),
             }
-            jobs.append(Job({"panel": panel, "learner": learner}, seed, 45.0, _reach, given))
+            jobs.append(
+                Job({"panel": panel, "learner": learner}, seed, 100.0 if panel == CHARACTERS else 12.0, _reach, given)
+            )
     return jobs
 
 
@@ -79,7 +83,7 @@ def away(plan: Plan) -> list[Job]:
                 "episodes": plan.of(200),
             }
             name = f"{learner.partition(',')[0]}, {number} step{'s' if number > 1 else ''}"
-            jobs.append(Job({"panel": panel, "learner": name}, seed, 2.5, _away, given))
+            jobs.append(Job({"panel": panel, "learner": name}, seed, 2.2 if kind == CHARACTERS else 0.3, _away, given))
     return jobs
 
 
@@ -94,7 +98,7 @@ def support(plan: Plan) -> list[Job]:
     for seed, (kind, panel, loss), along in itertools.product(range(plan.seeds), measures, ("query", "support")):
         given = {"tree": TREES[kind](plan, seed, along=along), "loss": loss, "episodes": plan.of(400)}
         labels = {"panel": panel, "learner": f"outer loss on {along} examples"}
-        jobs.append(Job(labels, seed, 35.0 if kind == CHARACTERS else 25.0, _support, given))
+        jobs.append(Job(labels, seed, 28.0 if kind == CHARACTERS else 13.0, _support, given))
     return jobs
 
 
@@ -105,7 +109,15 @@ def descent(plan: Plan) -> list[Job]:
         tree = TREES[panel](plan, seed)
         for learner, start in _starts(tree, panel, plan).items():
             given = {"tree": tree, "start": start, "lengths": LENGTHS, "episodes": plan.of(400)}
-            jobs.append(Job({"panel": panel, "learner": learner.partition(",")[0]}, seed, 5.0, _descent, given))
+            jobs.append(
+                Job(
+                    {"panel": panel, "learner": learner.partition(",")[0]},
+                    seed,
+                    13.0 if panel == CHARACTERS else 0.5,
+                    _descent,
+                    given,
+                )
+            )
     return jobs
 
 
@@ -122,11 +134,11 @@ def starts(plan: Plan) -> list[Job]:
                 "choosing": plan.of(100),
                 "episodes": plan.of(400),
             }
-            jobs.append(Job({"panel": CHARACTERS, "learner": f"{name}, fine-tuned"}, seed, 60.0, _tuned, tuned))
+            jobs.append(Job({"panel": CHARACTERS, "learner": f"{name}, fine-tuned"}, seed, 45.0, _tuned, tuned))
             for size in (10, 100, 1000, None):
                 tree = pooled(plan, seed, size, source)
                 given = {"tree": tree, "x": size or GROUP * plan.of(300), "episodes": plan.of(400)}
-                jobs.append(Job({"panel": CHARACTERS, "learner": f"{name}, MAML"}, seed, 28.0, _pooled, given))
+                jobs.append(Job({"panel": CHARACTERS, "learner": f"{name}, MAML"}, seed, 35.0, _pooled, given))
     return jobs
 
 
@@ -150,7 +162,7 @@ def _starts(tree: Mapping[str, Any], panel: str, plan: Plan) -> dict[str, dict[s
 
 def _steps(store: Store, given: Mapping[str, Any]) -> list[Row]:
     loop = opened(store, given["tree"], {"searched": given["tree"]})
-    found = loop.course("test", given["episodes"], given["steps"])
+    found = loop.course("test", given["episodes"], range(given["steps"] + 1))
     gains = loop.better * (found - found[given["inner"]])
     return [
         row
@@ -163,15 +175,15 @@ def _reach(store: Store, given: Mapping[str, Any]) -> list[Row]:
     """The course of fine-tuning at its best rate, and after how many steps it is where MAML is after one."""
     tree, episodes = given["tree"], given["episodes"]
     maml = opened(store, tree, {"searched": tree})
-    chosen = maml.course("validation", given["choosing"], 1)[1].mean()
-    target, better = maml.course("test", episodes, 1)[1], maml.better
+    chosen = maml.course("validation", given["choosing"], [1]).mean()
+    target, better = maml.course("test", episodes, [1])[0], maml.better
 
     def first(course: NDArray[np.float64], target: float) -> float:
         reached = np.flatnonzero(better * course >= better * target)
         return float(reached[0]) if len(reached) else math.inf
 
     rate = _best(store, given, lambda course: (-first(course, chosen), _worth(better * course[-1])))
-    found = opened(store, tree, given["start"], **_at(rate)).course("test", episodes, given["steps"])
+    found = opened(store, tree, given["start"], **_at(rate)).course("test", episodes, range(given["steps"] + 1))
     drawn = Draws([tree["seed"]], "resamples").integers(RESAMPLES * episodes, episodes).reshape(RESAMPLES, -1)
     again = np.array([first(found[:, rows].mean(1), target[rows].mean()) for rows in drawn])
     low, high = (float(np.quantile(again, share, method="nearest")) for share in (0.025, 0.975))
@@ -194,7 +206,7 @@ def _away(store: Store, given: Mapping[str, Any]) -> list[Row]:
     better = opened(store, given["tree"], {}).better
     rate = _best(store, given, lambda course: _worth(better * course[-1]))
     loop = opened(store, given["tree"], given["start"], **_at(rate), **given["changes"])
-    return [_row(loop.course("test", given["episodes"], given["steps"])[-1], "test", given["x"])]
+    return [_row(loop.course("test", given["episodes"], [given["steps"]])[0], "test", given["x"])]
 
 
 def _support(store: Store, given: Mapping[str, Any]) -> list[Row]:
@@ -202,7 +214,7 @@ def _support(store: Store, given: Mapping[str, Any]) -> list[Row]:
     loop, loss = opened(store, given["tree"], {"searched": given["tree"]}), given["loss"]
     rows = []
     for split, name in (("train", "training tasks"), ("test", "test tasks")):
-        on = {one: loop.course(split, given["episodes"], 1, one, loss=loss)[1] for one in ("support", "query")}
+        on = {one: loop.course(split, given["episodes"], [1], one, loss=loss)[0] for one in ("support", "query")}
         rows += [_row(values, f"{name}, {one} examples", None) for one, values in on.items()]
         ahead = on["query"] - on["support"] if loss else on["support"] - on["query"]
         rows.append(_row(ahead, f"{name}, gap", None))
@@ -226,13 +238,13 @@ def _tuned(store: Store, given: Mapping[str, Any]) -> list[Row]:
     rate, values = max(zip(given["rates"], courses, strict=True), key=lambda one: max(one[1]))
     number = int(np.argmax(values))
     loop = opened(store, given["tree"], given["start"], **_at(rate))
-    row = _row(loop.course("test", given["episodes"], number)[-1], "test", 0)
+    row = _row(loop.course("test", given["episodes"], [number])[0], "test", 0)
     return [{**row, "note": f"{number} steps at a rate of {rate:g}"}]
 
 
 def _pooled(store: Store, given: Mapping[str, Any]) -> list[Row]:
     loop = opened(store, given["tree"], {"searched": given["tree"]})
-    return [_row(loop.course("test", given["episodes"], 1)[-1], "test", given["x"])]
+    return [_row(loop.course("test", given["episodes"], [1])[0], "test", given["x"])]
 
 
 def _best(store: Store, given: Mapping[str, Any], value: Callable[[NDArray[np.float64]], Any]) -> float | None:
@@ -248,8 +260,9 @@ def _courses(store: Store, given: Mapping[str, Any]) -> list[list[float]]:
     asked = {key: given[key] for key in ("tree", "start", "rates", "steps", "choosing")}
 
     def make() -> list[list[float]]:
+        after = range(given["steps"] + 1)
         loops = (opened(store, given["tree"], given["start"], **_at(rate)) for rate in given["rates"])
-        return [loop.course("validation", given["choosing"], given["steps"]).mean(1).tolist() for loop in loops]
+        return [loop.course("validation", given["choosing"], after).mean(1).tolist() for loop in loops]
 
     found: list[list[float]] = store.once("courses", asked, make)
     return found
