@@ -51,6 +51,8 @@ FREE: dict[str, dict[str, Any]] = {
     },
     "siamese": {"type": "siamese", "model": MAPS},
     "siamese by distance": {"type": "siamese", "model": MAPS, "energy": "euclidean"},
+    "rotation prediction": {"type": "rotation_prediction", "model": MAPS},
+    "contrastive": {"type": "contrastive", "model": MAPS},
     "nearest neighbour": {"type": "nearest_neighbour"},
     "written head": {"type": "weight_generator", "embedding": MAPS},
     "snail with room": {"type": "snail", **SNAIL, "capacity": 5},
@@ -132,7 +134,8 @@ def test_tasks_without_classes_are_refused_with_what_takes_them(name: str) -> No
     use = "" if learner["type"] == "nearest_neighbour" else "; learners of type policy take these"
     with pytest.raises(UnsupportedError, match=rf"^learner: .* (got|of kind) 'control'{use}$"):
         build("learner", learner, "learner", spec=control)
-    if learner["type"] in ("prototypical", "matching", "relation", "siamese", "nearest_neighbour"):
+    compares = ("prototypical", "matching", "relation", "siamese", "rotation_prediction", "contrastive")
+    if learner["type"] in (*compares, "nearest_neighbour"):
         with pytest.raises(UnsupportedError, match=r"^learner: .* needs classification tasks, got 'regression'"):
             build("learner", learner, "learner", spec=TaskSpec("regression", (1, 8, 8), 1, 5, 5))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,21 +16,20 @@ from metasearch.loaded import LoadedPhi
 from metasearch.reporting.history import History
 from metasearch.tracking.journal import read
 
+from ..common.jobs import Job, Row, Store
+from ..common.setting import AMPLITUDES, GROUP, PHASES, SCALED, SHEARED, Plan, changed
 from .crowd import apart
-from .setting import FAMILIES, GROUP, LEARNERS, SINES, Plan, changed, omniglot, sines
-from .store import Job, Row, Store
+from .setting import FAMILIES, LEARNERS, SINES, omniglot, sines
 
 __all__ = ["PARTS"]
 
 TRAINED = 80.0
 """Seconds of one search of ``curves`` with validation and test."""
-STRENGTHS: dict[str, dict[float, dict[str, Any]]] = {
-    "sheared": {s: {"shear": {"x": [s, s]}} for s in (0.0, 0.3, 0.6)},
-    "scaled by a factor": {s: {"scale": [s, s]} for s in (0.5, 0.7, 1.0, 1.4, 2.0)},
+STRENGTHS: dict[str, Mapping[float, dict[str, Any]]] = {
+    "sheared": SHEARED,
+    "scaled by a factor": SCALED,
     "share of inverted pictures": {s: {"invert": True, "probability": s} for s in (0.0, 0.5, 1.0)},
 }
-AMPLITUDES = {5.0: [0.1, 5.0], 7.5: [5.0, 7.5], 10.0: [7.5, 10.0], 15.0: [10.0, 15.0]}
-PHASES = {1.0: [0.0, 1.0], 1.25: [1.0, 1.25], 1.5: [1.25, 1.5], 2.0: [1.75, 2.0]}
 
 
 def curves(plan: Plan) -> list[Job]:
@@ -56,11 +54,11 @@ def shift(plan: Plan) -> list[Job]:
                 jobs += _shifted(panel, learner, seed, tree, asked, steps, plan.of(200), 1.5)
         for learner in SINES:
             tree, steps = sines(learner, plan, seed, steps=3000), (1, 5, 10, 50) if learner == "maml" else (None,)
-            for panel, key, intervals, unit in (
-                ("sines, amplitude up to", "amplitude", AMPLITUDES, 1.0),
-                ("sines, phase up to (π)", "phase", PHASES, math.pi),
+            for panel, key, intervals in (
+                ("sines, amplitude up to", "amplitude", AMPLITUDES),
+                ("sines, phase up to (π)", "phase", PHASES),
             ):
-                asked = {x: {key: [unit * end for end in ends]} for x, ends in intervals.items()}
+                asked = {x: {key: ends} for x, ends in intervals.items()}
                 jobs += _shifted(panel, learner, seed, tree, asked, steps, plan.of(400), 1.5)
     return jobs
 

@@ -18,6 +18,8 @@ from metasearch.core.values import Phi, Tensors
 __all__ = ["Start", "read_weights", "start_from"]
 
 _SLOT = "initialization."
+_SLOTS = ("initialization", "embedding")
+"""What a phi may start an initialization with; the first that it has."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,10 @@ def read_weights(path: str | Path) -> Tensors:
     """Tensors by the network's own names.
 
     Args:
-        path: the folder of a phi or of a run (its learned initialization is taken), or a file: ``*.safetensors``, or
-            what ``torch.save`` made of a state dict (or of a mapping that has one under ``state_dict``).
+        path: the folder of a phi or of a run, of which the learned initialization is taken, or else the embedding that
+            it learned (what else belongs to a metric or self-supervised learner, such as the head of a pretext task, is
+            left behind); or a file: ``*.safetensors``, or what ``torch.save`` made of a state dict (or of a mapping
+            that has one under ``state_dict``).
 
     Raises:
         ArtifactError: if there is nothing, it is damaged, or holds something else.
@@ -58,7 +62,8 @@ def read_weights(path: str | Path) -> Tensors:
     path = Path(path)
     if path.is_dir():
         phi = load(path / "phi" if (path / "phi" / "manifest.json").exists() else path).phi
-        return {**phi.part("initialization"), **phi.buffers_of("initialization")}
+        slots = ({**phi.part(slot), **phi.buffers_of(slot)} for slot in _SLOTS)
+        return next((found for found in slots if found), {})
     if path.suffix == ".safetensors":
         return read_tensors(path)
     try:

@@ -18,3 +18,5 @@ for _name, _path in {
     registry("learner").add(_name, _path)
 for _name in ("prototypical", "matching", "relation", "siamese"):
     registry("learner").add(_name, f"metasearch.learners.metric.{_name}:{_name.title()}")
+registry("learner").add("rotation_prediction", "metasearch.learners.pretext.rotation:RotationPrediction")
+registry("learner").add("contrastive", "metasearch.learners.pretext.contrastive:Contrastive")

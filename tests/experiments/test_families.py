@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import math
-import sys
-import time
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture(scope="module")
-def families():
-    sys.path.insert(0, str(ROOT))
-    names = ("__main__", "crowd", "figures", "parts", "setting", "store")
-    yield {name: importlib.import_module(f"experiments.families.{name}") for name in names}
-    sys.path.remove(str(ROOT))
+def families(modules):
+    return modules("families")
 
 
 @pytest.fixture(scope="module")
@@ -35,23 +25,7 @@ def out(tmp_path_factory):
     return tmp_path_factory.mktemp("families")
 
 
-def done(families, plan, out, part: str, wanted: dict[str, Any], **given: Any) -> list[dict[str, Any]]:
-    """The rows of those jobs of a part whose labels and settings are the wanted ones, its files written."""
-    jobs = [
-        job
-        for job in families["parts"].PARTS[part](plan)
-        if all({**job.given, **job.labels}.get(key) in values for key, values in wanted.items())
-    ]
-    store = families["store"].Store(out)
-    assert store.work(jobs, plan.scale, time.monotonic() + 600)
-    rows = store.rows(jobs)
-    families["__main__"].written(part, store, jobs, out)
-    assert (out / f"{part}.png").read_bytes()[:4] == b"\x89PNG"
-    assert (out / f"{part}.csv").read_text().count("\n") == 1 + len(rows)
-    return rows
-
-
-def test_curves_have_validations_along_tasks_and_seconds_and_a_test(families, plan, out) -> None:
+def test_curves_have_validations_along_tasks_and_seconds_and_a_test(done, families, plan, out) -> None:
     rows = done(families, plan, out, "curves", {"panel": ["5-way"], "learner": ["prototypical"]})
     *along, test = rows
     assert test["what"] == "test"
@@ -61,7 +35,7 @@ def test_curves_have_validations_along_tasks_and_seconds_and_a_test(families, pl
     assert all(0 <= row["value"] <= 1 for row in rows)
 
 
-def test_shift_measures_a_search_of_curves_on_other_tasks_and_with_more_steps(families, plan, out) -> None:
+def test_shift_measures_a_search_of_curves_on_other_tasks_and_with_more_steps(done, families, plan, out) -> None:
     before = sorted((out / "runs").glob("prototypical-5way-*/*"))
     drawings = {"panel": ["share of inverted pictures"], "learner": ["prototypical"], "x": [0.0, 1.0]}
     rows = done(families, plan, out, "shift", drawings)
@@ -73,7 +47,7 @@ def test_shift_measures_a_search_of_curves_on_other_tasks_and_with_more_steps(fa
     assert one["value"] > 10.0  # squares of amplitudes between 10 and 15, halved
 
 
-def test_support_measures_time_and_memory_in_a_process_of_its_own(families, plan, out) -> None:
+def test_support_measures_time_and_memory_in_a_process_of_its_own(done, families, plan, out) -> None:
     (row,) = done(families, plan, out, "support", {"panel": ["5 classes"], "learner": ["prototypical"], "x": [250]})
     assert row["seconds"] > 0
     assert row["megabytes"] > 250 * 32 * 10 * 10 * 4 / 2**20 / 2  # the first maps of the support set
@@ -81,7 +55,7 @@ def test_support_measures_time_and_memory_in_a_process_of_its_own(families, plan
 
 
 @pytest.mark.slow
-def test_support_says_what_a_learner_cannot_do(families, plan, out) -> None:
+def test_support_says_what_a_learner_cannot_do(done, families, plan, out) -> None:
     rows = done(families, plan, out, "support", {"panel": ["classes"], "learner": ["snail"], "x": [5, 20]})
     assert rows[0]["value"] is not None
     assert rows[1]["value"] is None
@@ -90,27 +64,27 @@ def test_support_says_what_a_learner_cannot_do(families, plan, out) -> None:
     assert "(with at most 1 GB)" in families["crowd"].apart(given, 300.0)["note"]
 
 
-def test_pool_repeats_few_tasks(families, plan, out) -> None:
+def test_pool_repeats_few_tasks(done, families, plan, out) -> None:
     (row,) = done(families, plan, out, "pool", {"learner": ["maml"], "x": [10]})
     assert row["x"] == 10
     jobs = families["parts"].pool(plan)
     assert {job.given["tree"]["tasks"]["pool"] for job in jobs} == {10, 100, 1000, None}
 
 
-def test_context_is_trained_and_measured_within_alphabets_and_across(families, plan, out) -> None:
+def test_context_is_trained_and_measured_within_alphabets_and_across(done, families, plan, out) -> None:
     rows = done(
         families, plan, out, "context", {"panel": ["trained within alphabets"], "learner": ["matching in context"]}
     )
     assert [row["what"] for row in rows] == ["across alphabets", "within alphabets"]
 
 
-def test_untrained_is_measured_beside_trained_and_hard_neighbours_beside_soft(families, plan, out) -> None:
+def test_untrained_is_measured_beside_trained_and_hard_neighbours_beside_soft(done, families, plan, out) -> None:
     rows = done(families, plan, out, "untrained", {"learner": ["prototypical", "soft in training"]})
     assert [row["what"] for row in rows] == ["random", "trained", "soft at test", "hard at test"]
     assert rows[2]["value"] != rows[3]["value"] or rows[2]["ci95"] != rows[3]["ci95"]
 
 
-def test_spread_is_a_search_over_searches(families, plan, out) -> None:
+def test_spread_is_a_search_over_searches(done, families, plan, out) -> None:
     rows = done(families, plan, out, "spread", {"learner": ["prototypical"]})
     assert len(rows) == 3
     assert len({row["note"] for row in rows}) == 3
@@ -146,7 +120,7 @@ def test_further_examples_are_the_drawings_again_but_moved(families) -> None:
 def test_seeds_are_averaged_with_intervals_over_episodes_and_over_seeds(families) -> None:
     labels = {"panel": "5-way", "learner": "maml", "what": "test", "x": 1, "episodes": 100}
     rows = [{**labels, "seed": 0, "value": 0.8, "ci95": 0.03}, {**labels, "seed": 1, "value": 0.9, "ci95": 0.04}]
-    (row,) = families["figures"].averaged([*rows, {**labels, "seed": 2, "value": None, "ci95": None, "note": "no"}])
+    (row,) = families["tables"].averaged([*rows, {**labels, "seed": 2, "value": None, "ci95": None, "note": "no"}])
     assert row["value"] == pytest.approx(0.85)
     assert row["ci95"] == pytest.approx(0.025)
     assert row["ci95_seeds"] == pytest.approx(1.96 * 0.05 * math.sqrt(2) / math.sqrt(2))

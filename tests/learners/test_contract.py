@@ -167,6 +167,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {**OMNIGLOT, "image_size": 8},
         {"type": "siamese", "model": Embedding, "features": 5, "energy": "euclidean"},
     ),
+    "rotation prediction": (OMNIGLOT, {"type": "rotation_prediction", "model": {**POOLED, "norm": "running"}}),
+    "contrastive": (OMNIGLOT, {"type": "contrastive", "model": POOLED, "projection": 4}),
     "nearest neighbour": (OMNIGLOT, {"type": "nearest_neighbour"}),
     "snail": (OMNIGLOT, {"type": "snail", "embedding": FEATURES, **SNAIL}),
     "snail along the sequence": (OMNIGLOT, {"type": "snail", **SNAIL, "labels": "shifted", "loss": "sequence"}),

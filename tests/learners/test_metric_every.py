@@ -59,6 +59,10 @@ EVERY: dict[str, dict[str, Any]] = {
     "relation": {"model": CONV, "relation": {**SMOOTH, "batch_norm": True}, "hidden": 4},
     "siamese": {"model": RUNNING, "squash": True},
     "siamese, contrastive": {"model": SMOOTH, "energy": "cosine", "margin": 0.3},
+    "rotation_prediction": {"model": SMOOTH},
+    "rotation_prediction, maps": {"model": RUNNING},
+    "contrastive": {"model": SMOOTH, "temperature": 0.2, "projection": 4},
+    "contrastive, maps": {"model": CONV},
 }
 
 

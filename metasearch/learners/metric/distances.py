@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from pydantic import PositiveFloat
-from torch import Tensor
+from torch import Tensor, nn
 
 from metasearch.core.config import Config as BaseConfig
 from metasearch.core.registry import registry
@@ -82,6 +82,15 @@ class SquaredEuclidean(Quadratic):
 
     def of_squares(self, squares: Tensor) -> Tensor:
         return squares
+
+    @torch.no_grad()
+    def head(self, values: Tensors, centres: Tensor) -> nn.Linear:
+        """The linear layer that gives a vector's similarities to ``centres [m, d]``, up to what is equal for all."""
+        scale = self.scale(values)
+        head = nn.Linear(centres.shape[1], centres.shape[0]).to(centres)
+        head.weight.copy_(2 * scale * centres)
+        head.bias.copy_(-scale * centres.square().sum(-1))
+        return head
 
 
 class Euclidean(Quadratic):

@@ -153,10 +153,4 @@ class Prototypical(MetricLearner):
                 "only squared Euclidean distance without precisions makes prototypes a linear layer; use the "
                 "classifier, or .embedding() of the loaded phi for the network"
             )
-        centres = centres[0]
-        scale = self.distance.scale(phi.part("distance"))
-        head = nn.Linear(centres.shape[1], centres.shape[0]).to(centres)
-        with torch.no_grad():
-            head.weight.copy_(2 * scale * centres)
-            head.bias.copy_(-scale * centres.square().sum(-1))
-        return head
+        return self.distance.head(phi.part("distance"), centres[0])

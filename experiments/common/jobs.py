@@ -13,12 +13,14 @@ from typing import Any
 import metasearch as ms
 from metasearch.core.files import write_file
 from metasearch.running import Silent
+from metasearch.trees import override, weights_of
 
 __all__ = ["Job", "Row", "Store"]
 
 Row = dict[str, Any]
 """``panel``, ``learner``, ``what`` and ``x`` say what it is about (those of the job come first), ``value`` and ``ci95``
-what was found (None: nothing, and ``note`` says why); further numbers may follow."""
+what was found (None: nothing, and ``note`` says why); further numbers may follow. ``unit`` is ``%`` for a share and
+empty for a number; without it, a share unless the panel is one of sines."""
 
 
 @dataclass(frozen=True)
@@ -41,22 +43,37 @@ class Job:
 
 
 class Store:
-    """A folder with ``runs``, the searches, and ``measured``, the rows of jobs."""
+    """A folder with ``runs``, the searches; ``measured``, the rows of jobs; and ``kept``, what several jobs need."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
         (self.folder / "measured").mkdir(parents=True, exist_ok=True)
 
     def searched(self, tree: Mapping[str, Any]) -> Path:
-        """The directory of a finished run of an experiment; it is run, or resumed, if it is not there."""
+        """The directory of a finished run of an experiment; it is run, or resumed, if it is not there.
+
+        Where its initialization is ``from`` another experiment (a tree), that one is searched first.
+        """
         root = self.folder / "runs" / f"{tree['name']}-{_hash(tree)}"
         begun = sorted(root.glob("*/journal.jsonl"))
         if begun and (begun[0].parent / "results.json").exists():
             return begun[0].parent
-        outcome = ms.resume(begun[0].parent, listener=Silent()) if begun else _run(tree, root)
+        outcome = ms.resume(begun[0].parent, listener=Silent()) if begun else self._run(tree, root)
         if outcome.status == "interrupted":
             raise SystemExit("stopped; the same command goes on")
         return Path(outcome.directory.path)
+
+    def once(self, name: str, given: Mapping[str, Any], make: Callable[[], Any]) -> Any:
+        """A plain value that depends on ``given``, made if it is not there."""
+        path = self.kept(name, given, "json")
+        if not path.exists():
+            write_file(path, json.dumps(make()).encode())
+        return json.loads(path.read_text("utf-8"))
+
+    def kept(self, name: str, given: Mapping[str, Any], suffix: str) -> Path:
+        """Where something that depends on ``given`` lies, or is to be put."""
+        (self.folder / "kept").mkdir(exist_ok=True)
+        return self.folder / "kept" / f"{name}-{_hash(given)}.{suffix}"
 
     def rows(self, jobs: Iterable[Job]) -> list[Row]:
         """The rows of those jobs that are done."""
@@ -89,13 +106,15 @@ class Store:
             )
         return True
 
+    def _run(self, tree: Mapping[str, Any], root: Path) -> Any:
+        source = weights_of(tree.get("learner"))
+        if isinstance(source, Mapping):
+            tree = override(tree, {"learner.slots.initialization.from": str(self.searched(source) / "phi")})
+        return ms.run(tree, runs=root, listener=Silent())
+
     def _path(self, job: Job) -> Path:
         told = [dict(job.labels), job.seed, job.how.__name__, dict(job.given)]
         return self.folder / "measured" / f"{_hash(told)}.json"
-
-
-def _run(tree: Mapping[str, Any], root: Path) -> Any:
-    return ms.run(tree, runs=root, listener=Silent())
 
 
 def _hash(value: Any) -> str:
