@@ -23,8 +23,8 @@ from metasearch.experiment import Experiment
 from metasearch.plan import Plan, Record, changes_of
 from metasearch.program import ExperimentProgram, build_program
 from metasearch.resolution import load
+from metasearch.schema import weights_of
 from metasearch.tracking import RunDirectory
-from metasearch.trees import weights_of
 
 __all__ = ["initial_phi", "open_executor", "plan_of", "stops_on_interrupt", "stored"]
 
@@ -132,14 +132,14 @@ def initial_phi(program: ExperimentProgram, seed: int, say: Callable[[artifacts.
     Args:
         program: the driver's own.
         seed: of the search.
-        say: is told what became of given weights (``from`` of the initialization).
+        say: is told what became of given weights (``from`` of the initialization or the embedding).
     """
     if program.file.learner is None:
         return Phi()
     phi = program.learner({}).init(seeding.derive(seed, "phi")).to("cpu", program.problem.dtype)
-    if (source := weights_of(program.file.learner)) is None:
+    if (given := weights_of(program.file.learner)) is None:
         return phi
-    phi, start = artifacts.start_from(source, phi)
+    phi, start = artifacts.start_from(given.path, phi, given.slot)
     if say is not None:
         say(start)
     return phi

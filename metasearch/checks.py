@@ -15,8 +15,7 @@ from metasearch.experiment import Experiment
 from metasearch.heldout import takes_list
 from metasearch.owners import searcher_class
 from metasearch.program import ExperimentProgram, TrialEvaluation
-from metasearch.schema import ExperimentFile
-from metasearch.trees import weights_of
+from metasearch.schema import ExperimentFile, weights_of
 
 __all__ = ["check"]
 
@@ -100,12 +99,12 @@ def _check_compared(experiment: Experiment) -> None:
 
 
 def _check_weights(file: ExperimentFile, phi: Phi) -> None:
-    source = weights_of(file.learner)
-    if source is not None:
+    given = weights_of(file.learner)
+    if given is not None:
         try:
-            artifacts.start_from(source, phi)
+            artifacts.start_from(given.path, phi, given.slot)
         except ArtifactError as error:
-            raise ConfigError("learner.slots.initialization.from", str(error)) from error
+            raise ConfigError(given.key, str(error)) from error
 
 
 def _check_owned(experiment: Experiment, phi: Phi) -> None:

@@ -28,7 +28,7 @@ from metasearch.core.values import Call, Measurement
 from metasearch.estimators.episodes import Problem
 from metasearch.estimators.value import Value
 from metasearch.evaluation.baselines import Baseline
-from metasearch.schema import ExperimentFile, Retrain
+from metasearch.schema import ExperimentFile, Retrain, without_weights
 
 __all__ = ["Blueprint", "ExperimentProgram", "TrialEvaluation", "build_program"]
 
@@ -276,18 +276,15 @@ class ExperimentProgram:
 
 
 def without_owners(block: Mapping[str, Any]) -> dict[str, Any]:
-    """A learner's block without what its slots say of the search and not of themselves: ``searcher``, who drives them,
-    and ``from``, the weights that the initialization starts from.
+    """A learner's block without what it says of the search and not of itself: who drives its slots, ``searcher``, and
+    the weights that it starts from, ``from``.
     """
+    block = without_weights(block)
     slots = {
-        slot: {
-            key: value
-            for key, value in settings.items()
-            if key != "searcher" and (slot, key) != ("initialization", "from")
-        }
+        slot: {key: value for key, value in settings.items() if key != "searcher"}
         for slot, settings in block.get("slots", {}).items()
     }
-    return {**block, "slots": slots} if "slots" in block else dict(block)
+    return {**block, "slots": slots} if "slots" in block else block
 
 
 def _prefixed(space: Space, prefix: str) -> Space:

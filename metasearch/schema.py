@@ -5,7 +5,8 @@ Parts (tasks, learner, searchers ...) bring their own settings.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
 from pydantic import (
     Field,
@@ -28,12 +29,15 @@ __all__ = [
     "Derive",
     "Execution",
     "ExperimentFile",
+    "Given",
     "Numerics",
     "Paper",
     "Retrain",
     "Test",
     "Tracking",
     "Validation",
+    "weights_of",
+    "without_weights",
 ]
 
 
@@ -274,3 +278,42 @@ class ExperimentFile(Config):
         if not value:
             raise ConfigError("", "at least one searcher is needed, for example {type: gradient, lr: 1.0e-3}")
         return value
+
+
+class Given(NamedTuple):
+    """Weights that a part of phi starts from."""
+
+    key: str
+    """Where the experiment names them."""
+    slot: str
+    """The part of phi: ``initialization``, or the ``embedding`` of a metric learner or a reader."""
+    path: str
+
+
+_GIVEN = {("slots", "initialization"): "initialization", ("model",): "embedding", ("embedding",): "embedding"}
+"""Blocks of a learner that may have ``from``, and the part of phi which then starts from there."""
+
+
+def weights_of(learner: Any) -> Given | None:
+    """Weights that a learner's block starts from, if it names some."""
+    for places, slot in _GIVEN.items():
+        block = learner
+        for place in places:
+            block = block.get(place) if isinstance(block, Mapping) else None
+        if isinstance(block, Mapping) and block.get("from") is not None:
+            return Given(".".join(("learner", *places, "from")), slot, str(block["from"]))
+    return None
+
+
+def without_weights(learner: Mapping[str, Any]) -> dict[str, Any]:
+    """A learner's block without the weights that it starts from: what a learner is built from."""
+    given = weights_of(learner)
+    if given is None:
+        return dict(learner)
+    _, *places, last = given.key.split(".")
+    result = block = dict(learner)
+    for place in places:
+        block[place] = dict(block[place])
+        block = block[place]
+    del block[last]
+    return result

@@ -13,8 +13,9 @@ from metasearch.core.config import Config
 from metasearch.core.dimensions import Dimension, expression
 from metasearch.core.errors import ConfigError, nearest
 from metasearch.core.registry import import_path
+from metasearch.schema import weights_of
 
-__all__ = ["override", "read", "recorded", "weights_of", "with_place_of_weights"]
+__all__ = ["override", "read", "recorded", "with_place_of_weights"]
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -84,26 +85,17 @@ def _path(key: str, tree: Mapping[str, Any]) -> list[str]:
     return parts
 
 
-def weights_of(learner: Any) -> str | None:
-    """Where a learner's block says that the initialization starts from, if it does."""
-    slots = learner.get("slots") if isinstance(learner, Mapping) else None
-    block = slots.get("initialization") if isinstance(slots, Mapping) else None
-    return block.get("from") if isinstance(block, Mapping) else None
-
-
 def with_place_of_weights(tree: dict[str, Any], folders: Sequence[str]) -> dict[str, Any]:
     """The experiment with the whole path of given weights, so that it can be resumed from anywhere."""
     given = weights_of(tree.get("learner"))
     if given is None:
         return tree
-    places = [Path(folder) / given for folder in folders]
+    places = [Path(folder) / given.path for folder in folders]
     place = next((one for one in places if one.exists()), None)
     if place is None or ":" in str(place):
         looked = "a path without a colon" if place else f"one of {', '.join(map(str, places))}"
-        raise ConfigError(
-            "learner.slots.initialization.from", f"expected weights at {looked}: the folder of a phi, a state dict"
-        )
-    return override(tree, {"learner.slots.initialization.from": str(place.resolve())})
+        raise ConfigError(given.key, f"expected weights at {looked}: the folder of a phi, a state dict")
+    return override(tree, {given.key: str(place.resolve())})
 
 
 def recorded(value: Any) -> Any:

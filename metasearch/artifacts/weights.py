@@ -1,4 +1,4 @@
-"""Given weights as the start of an initialization: read from a phi, a state dict or a safetensors file, and fitted."""
+"""Given weights as the start of a network in phi: read from a phi, a state dict or a safetensors file, and fitted."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from metasearch.core.values import Phi, Tensors
 
 __all__ = ["Start", "read_weights", "start_from"]
 
-_SLOT = "initialization."
 _SLOTS = ("initialization", "embedding")
-"""What a phi may start an initialization with; the first that it has."""
+"""Parts of phi that are a whole network."""
 
 
 @dataclass(frozen=True)
@@ -27,19 +26,21 @@ class Start:
     """What became of given weights.
 
     Args:
+        slot: the part of phi that starts from them.
         source: where they came from.
         loaded: parameters and buffers that start from them.
         fresh: parameters of one layer that start from the network's own initializer, each with the reason.
         unused: what else the source holds.
     """
 
+    slot: str
     source: str
     loaded: tuple[str, ...]
     fresh: Mapping[str, str] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        lines = [f"initialization from {self.source}: loaded {len(self.loaded)}: {', '.join(self.loaded)}"]
+        lines = [f"{self.slot} from {self.source}: loaded {len(self.loaded)}: {', '.join(self.loaded)}"]
         if self.fresh:
             lines.append("fresh: " + ", ".join(f"{name} ({why})" for name, why in self.fresh.items()))
         if self.unused:
@@ -47,14 +48,15 @@ class Start:
         return "; ".join(lines)
 
 
-def read_weights(path: str | Path) -> Tensors:
+def read_weights(path: str | Path, slot: str = "initialization") -> Tensors:
     """Tensors by the network's own names.
 
     Args:
-        path: the folder of a phi or of a run, of which the learned initialization is taken, or else the embedding that
-            it learned (what else belongs to a metric or self-supervised learner, such as the head of a pretext task, is
-            left behind); or a file: ``*.safetensors``, or what ``torch.save`` made of a state dict (or of a mapping
-            that has one under ``state_dict``).
+        path: the folder of a phi or of a run, of which the network in ``slot`` is taken, or else the other one of
+            ``initialization`` and ``embedding`` (what else belongs to a metric or self-supervised learner or a reader,
+            such as the head of a pretext task, is left behind); or a file: ``*.safetensors``, or what ``torch.save``
+            made of a state dict (or of a mapping that has one under ``state_dict``).
+        slot: the part of phi that the weights are for.
 
     Raises:
         ArtifactError: if there is nothing, it is damaged, or holds something else.
@@ -62,8 +64,8 @@ def read_weights(path: str | Path) -> Tensors:
     path = Path(path)
     if path.is_dir():
         phi = load(path / "phi" if (path / "phi" / "manifest.json").exists() else path).phi
-        slots = ({**phi.part(slot), **phi.buffers_of(slot)} for slot in _SLOTS)
-        return next((found for found in slots if found), {})
+        networks = ({**phi.part(one), **phi.buffers_of(one)} for one in sorted(_SLOTS, key=lambda one: one != slot))
+        return next((found for found in networks if found), {})
     if path.suffix == ".safetensors":
         return read_tensors(path)
     try:
@@ -85,27 +87,30 @@ def read_weights(path: str | Path) -> Tensors:
     return {str(name): value for name, value in state.items()}
 
 
-def start_from(path: str | Path, phi: Phi) -> tuple[Phi, Start]:
-    """A phi whose initialization starts from given weights.
+def start_from(path: str | Path, phi: Phi, slot: str = "initialization") -> tuple[Phi, Start]:
+    """A phi of which one network starts from given weights.
 
-    All parameters of the initialization must be there with their shapes. One layer may be missing, or have another
+    All parameters of that network must be there with their shapes. One layer may be missing, or have another
     number of outputs (its first dimension), and then stays as it is: the head of a network that was trained on
-    something else.
+    something else. Moving averages that are not there stay as they are, too.
 
     Args:
         path: see :func:`read_weights`.
         phi: a fresh one of the learner that is to start.
+        slot: the part of phi, ``initialization`` or ``embedding``.
 
     Raises:
         ArtifactError: if the source cannot be read, or does not fit: naming what is missing, and both shapes of what
             differs.
     """
-    given = read_weights(path)
-    wanted = {**phi.part("initialization"), **phi.buffers_of("initialization")}
+    given = read_weights(path, slot)
+    wanted = {**phi.part(slot), **phi.buffers_of(slot)}
     if not wanted:
-        raise ArtifactError(
-            f"nothing can start from {path}: this learner learns no initialization (type: tensors does)"
-        )
+        other = {
+            "initialization": "initialization: {type: tensors} does",
+            "embedding": "metric learners and readers do; an inner loop says slots: {initialization: {from: ...}}",
+        }
+        raise ArtifactError(f"nothing can start from {path}: this learner learns no {slot} ({other[slot]})")
     missing = [name for name in wanted if name not in given]
     differing = [name for name in wanted if name in given and given[name].shape != wanted[name].shape]
     shapes = [f"{name} (there {list(given[name].shape)}, here {list(wanted[name].shape)})" for name in differing]
@@ -113,7 +118,7 @@ def start_from(path: str | Path, phi: Phi) -> tuple[Phi, Start]:
         given[name].dim() == wanted[name].dim() and given[name].shape[1:] == wanted[name].shape[1:]
         for name in differing
     )
-    layers = {name.rpartition(".")[0] for name in (*missing, *differing)}
+    layers = {name.rpartition(".")[0] for name in (*missing, *differing) if name in phi.part(slot)}
     if len(layers) > 1 or not outputs_only or len(missing) + len(differing) == len(wanted):
         raise ArtifactError(
             f"the weights in {path} are those of another network: missing {', '.join(missing) or 'none'}; of another "
@@ -122,15 +127,15 @@ def start_from(path: str | Path, phi: Phi) -> tuple[Phi, Start]:
         )
     why = dict.fromkeys(missing, "not there")
     why |= {name: f"there {list(given[name].shape)}, here {list(wanted[name].shape)}" for name in differing}
-    loaded = tuple(name for name in wanted if name not in why)
+    loaded, prefix = tuple(name for name in wanted if name not in why), f"{slot}."
 
     def replaced(own: Tensors) -> Tensors:
         return {
-            name: given[name.removeprefix(_SLOT)].to(value.device, value.dtype)
-            if name.startswith(_SLOT) and name.removeprefix(_SLOT) in loaded
+            name: given[name.removeprefix(prefix)].to(value.device, value.dtype)
+            if name.startswith(prefix) and name.removeprefix(prefix) in loaded
             else value
             for name, value in own.items()
         }
 
-    start = Start(str(path), loaded, why, tuple(name for name in given if name not in wanted))
+    start = Start(slot, str(path), loaded, why, tuple(name for name in given if name not in wanted))
     return phi.replace(tensors=replaced(phi.tensors), buffers=replaced(phi.buffers)), start

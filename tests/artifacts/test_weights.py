@@ -11,9 +11,11 @@ import torch
 from safetensors.torch import save_file
 
 from metasearch import artifacts
+from metasearch.artifacts.store import load as stored
 from metasearch.artifacts.weights import read_weights, start_from
+from metasearch.assembly import initial_phi
 from metasearch.core.errors import ArtifactError, ConfigError
-from metasearch.core.values import Phi
+from metasearch.core.values import Phi, TaskSpec
 from metasearch.resolution import resolve
 from metasearch.running import resume, run
 from metasearch.testing.phi import stored_phi
@@ -143,8 +145,6 @@ def test_a_search_starts_there_says_so_and_can_be_resumed_from_elsewhere(
     assert "loaded 4: layers.0.weight" in said
     (event,) = [one for one in read(outcome.directory.journal_path) if one.get("event") == "initialization"]
     assert event["detail"]["loaded"] == list(weights())
-    from metasearch.assembly import initial_phi
-
     phi = initial_phi(experiment.program, 0)
     assert all(torch.equal(phi.tensors[f"initialization.{name}"], value) for name, value in weights().items())
     (tmp_path / "elsewhere").mkdir()
@@ -162,3 +162,41 @@ def test_check_names_the_key(tmp_path: Path) -> None:
     saved(tmp_path, {"other": torch.ones(1)})
     with pytest.raises(ConfigError, match=f"{key}: the weights in .* are those of another network"):
         resolve(tree("weights.pt"), tmp_path)
+
+
+CONV = {"type": "conv4", "filters": 4, "blocks": 2, "head": "flatten"}
+
+
+@pytest.mark.parametrize(
+    "learner",
+    [
+        {"recipe": "recurrent_reader", "features": 5, "hidden": 6, "embedding": {**CONV, "from": "start"}},
+        {"recipe": "prototypical", "model": {**CONV, "from": "start"}},
+    ],
+)
+def test_an_embedding_starts_from_that_of_another_learner(learner: dict[str, Any], tmp_path: Path) -> None:
+    spec = TaskSpec("classification", (1, 8, 8), 2, 2, 2)
+    source = stored(stored_phi(tmp_path / "start", learner={"type": "transformer", "embedding": CONV}, spec=spec)).phi
+    changes = {
+        "tasks": {"type": "omniglot", "ways": 2, "shots": 1, "queries": 1, "image_size": 8},
+        "learner": learner,
+    }
+    experiment = resolve({**tree("no"), **changes}, tmp_path)
+    said: list[Any] = []
+    phi = initial_phi(experiment.program, 0, said.append)
+    (start,) = said
+    assert start.slot == "embedding"
+    assert len(start.loaded) == (
+        8 if "model" in learner else 6
+    )  # 64 outputs there; a reader with five has its own head
+    for name in start.loaded:
+        assert torch.equal(phi.tensors[f"embedding.{name}"], source.tensors[f"embedding.{name}"])
+    own = phi.buffers if "model" in learner else ("embedding.head.weight", "embedding.head.bias")
+    assert {f"embedding.{name}" for name in start.fresh} == set(own)
+
+
+def test_an_inner_loops_network_starts_by_its_initialization(tmp_path: Path) -> None:
+    saved(tmp_path, weights())
+    learner = {"recipe": "maml", "model": {"type": "mlp", "hidden": [4], "from": "weights.pt"}}
+    with pytest.raises(ConfigError, match=r"learner\.model\.from: .*learns no embedding .*initialization"):
+        resolve({**tree("no"), "learner": learner}, tmp_path)
