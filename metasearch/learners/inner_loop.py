@@ -9,9 +9,7 @@ MAML (Finn, Abbeel, Levine 2017, arXiv:1703.03400) is the case of a learned init
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import numpy as np
@@ -20,21 +18,19 @@ from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 from torch import Tensor
 
-from metasearch.components import SLOTS, Component, Context
-from metasearch.components.chosen import ChosenNumbers
 from metasearch.core import seeds as seeding
 from metasearch.core.config import Config as BaseConfig
-from metasearch.core.config import validate
 from metasearch.core.contracts import Model
-from metasearch.core.errors import ConfigError, UnsupportedError
-from metasearch.core.registry import build
-from metasearch.core.space import Dimension, Space
+from metasearch.core.errors import ConfigError
+from metasearch.core.space import Space
 from metasearch.core.values import Batch, Losses, Phi, Task, TaskSpec, Tensors
 from metasearch.learners.adapted import Adapted, Mode, predictions
 from metasearch.learners.losses import loss_for, metrics_for
 from metasearch.learners.minibatch import minibatch
+from metasearch.learners.slots import Slots
 from metasearch.learners.unroll import FINAL, Annealed, unroll
 from metasearch.models import build_model
+from metasearch.models.shared import compilable
 
 __all__ = ["Batches", "InnerLoop", "Steps", "layer_seeds"]
 
@@ -132,34 +128,25 @@ class InnerLoop:
     def __init__(self, config: Any, spec: TaskSpec, choices: Mapping[str, Any] | None = None) -> None:
         self.config = config
         self.spec = spec
-        self.model: Model = self.build_network()
-        self.slots: dict[str, Component] = {}
-        self.chosen: dict[str, ChosenNumbers] = {}
-        self._measure(config)
-        for slot, settings in _ordered({**DEFAULT_SLOTS, **config.slots}).items():
-            prefix = f"slots.{slot}."
-            own = {
-                name.removeprefix(prefix): value for name, value in (choices or {}).items() if name.startswith(prefix)
-            }
-            context = Context(self.model, spec, self._shapes, self.adapted, own, max(config.steps.train, 1))
-            block = {key: value for key, value in settings.items() if key != "chosen"}
-            self.slots[slot] = build(f"slot.{slot}", block, f"slots.{slot}", context=context)
-            if settings.get("chosen") is not None:
-                self.chosen[slot] = self._chosen(slot, settings["chosen"], own)
-            if slot == "architecture":  # everything else is built for the network that it makes
-                self.model = self.slots[slot].network(self.model)
-                self._measure(config)
-        for slot, component in self.slots.items():
-            self.model = self.model if slot == "architecture" else component.network(self.model)
-        self._check_shapes()
-        self._constant = any(component.constant_gradients for component in self.slots.values())
+        self.slots = Slots(
+            {**DEFAULT_SLOTS, **config.slots},
+            self.build_network(),
+            spec,
+            adapt=config.adapt,
+            choices=choices or {},
+            steps=config.steps.train,
+        )
+        self.model: Model = self.slots.model
+        self.adapted = self.slots.adapted
         if config.predict == "nil" and (
-            spec.kind != "classification" or not hasattr(self.model, "represent") or "head.bias" not in self._shapes
+            spec.kind != "classification"
+            or not hasattr(self.model, "represent")
+            or "head.bias" not in self.slots.shapes
         ):
             raise ConfigError(
                 "predict", "nil needs classification, and a network that gives the features below its head: conv4, mlp"
             )
-        self._penalized = any(type(one).penalty is not Component.penalty for one in self.slots.values())
+        self._head_only = self._moves_head_only()
         weights = config.objective
         if isinstance(weights, Annealed) and config.along == "support":
             raise ConfigError("objective", "weights that change on the way are for query losses; leave `along` out")
@@ -168,33 +155,19 @@ class InnerLoop:
                 "objective", f"needs one weight a training step: {config.steps.train}, got {len(weights)}"
             )
 
-    def _chosen(self, slot: str, settings: Any, choices: Mapping[str, Any]) -> ChosenNumbers:
-        path = f"slots.{slot}.chosen"
-        config = validate(ChosenNumbers.Config, settings, path)
-        others = self.slots[slot].space()
-        own = {name: value for name, value in choices.items() if name not in others.dimensions}
-        try:
-            return ChosenNumbers(config, self.slots[slot].init(0)[0], own)
-        except ConfigError as error:
-            raise error.under(path) from None
-
-    def _measure(self, config: Any) -> None:
-        """Notes the shapes of the network's parameters, its fresh buffers, and what the inner loop changes."""
-        parameters, self._buffers = self.model.init(0)
-        self._shapes = {name: tuple(value.shape) for name, value in parameters.items()}
-        self.adapted = _matching(config.adapt, self._shapes)
-
-    def _check_shapes(self) -> None:
-        """Refuses to learn values for parameters that other choices do not have."""
-        if not any(component.moves_shapes and component.space() for component in self.slots.values()):
-            return
-        for slot, component in self.slots.items():
-            if set(component.init(0)[0]) & set(self._shapes):
-                raise UnsupportedError(
-                    f"slots.{slot}",
-                    "learns values for parameters that depend on the architecture; use initialization: {type: random}, "
-                    "or one supernet for all architectures: architecture: {type: chosen, weights: shared}",
-                )
+    def _moves_head_only(self) -> bool:
+        """Whether what lies below the head is the same for all tasks and steps, so that support features are computed
+        once and with the kernels of shared weights.
+        """
+        config, below_head = self.config, set(self.adapted) <= {"head.weight", "head.bias"}
+        whole = config.batch.train is None and config.batch.test is None and not self.slots.buffers
+        return (
+            below_head
+            and whole
+            and hasattr(self.model, "conclude")
+            and not self.slots.draws
+            and not self.slots.has("support", "parameters", "network")
+        )
 
     def build_network(self) -> Model:
         """The network that is trained.
@@ -214,47 +187,18 @@ class InnerLoop:
 
     def space(self) -> Space:
         """The choices that slots leave to a searcher, by ``slots.<slot>.<name>``."""
-        return Space(
-            {
-                f"slots.{slot}.{name}": _below(dimension, f"slots.{slot}.")
-                for slot, component in self.slots.items()
-                for part in (component, self.chosen.get(slot))
-                if part is not None
-                for name, dimension in part.space().dimensions.items()
-            }
-        )
-
-    def filled(self, phi: Phi, like: Tensor | None = None) -> Phi:
-        """Phi with the numbers that were chosen among its tensors.
-
-        Args:
-            phi: one of this learner's; one that has them already is returned as it is.
-            like: a tensor whose dtype and device they get; None means the default ones.
-        """
-        own = {
-            f"{slot}.{name}": value
-            for slot, numbers in self.chosen.items()
-            if f"{slot}.{next(iter(numbers.tensors))}" not in phi.tensors
-            for name, value in numbers.like(like).items()
-        }
-        return phi.replace(tensors={**phi.tensors, **own}) if own else phi
+        return self.slots.space()
 
     @property
     def traceable(self) -> bool:
         """Whether ``evaluate`` is a fixed function of its tensors, so that it may be traced once and compiled."""
-        whole = self.config.batch.train is None and not self.chosen
-        return whole and getattr(self.model, "traceable", False) and not any(one.draws for one in self.slots.values())
+        fixed = self.config.batch.train is None and not self.slots.any_chosen and not self.slots.draws
+        ready = compilable(self.model) if self._head_only else getattr(self.model, "traceable", False)
+        return fixed and ready
 
     def init(self, seed: int) -> Phi:
         """A fresh phi: what each slot learns, under the slot's name."""
-        tensors: Tensors = {}
-        buffers: Tensors = {}
-        for slot, component in self.slots.items():
-            own, state = component.init(seeding.derive(seed, "init", slot))
-            if slot not in self.chosen:
-                tensors |= {f"{slot}.{name}": value for name, value in own.items()}
-            buffers |= {f"{slot}.{name}": value for name, value in state.items()}
-        return Phi(tensors, buffers)
+        return self.slots.init(seed)
 
     def n_steps(self, *, train: bool = True) -> int:
         """Length of the inner loop in training or at test."""
@@ -271,34 +215,30 @@ class InnerLoop:
 
     def rates(self, phi: Phi, step: int) -> Tensors:
         """Learning rates of one inner step by parameter name, broadcastable to ``[T, ...]``."""
-        rates: Tensors = {}
-        phi = self.filled(phi)
-        for slot, component in self.slots.items():
-            rates = component.rates(phi.part(slot), rates, step)
-        return rates
+        return self.slots.rates(phi, step)
 
     def begin(self, phi: Phi, task: Task, seed: int, *, train: bool = True) -> State:
         """The state before the first step.
 
         It holds ``theta`` and ``buffers`` ``[T, ...]``, the update rule's state, the step count and whether this is
-        training; where a slot penalizes the way from the start, also ``start``.
+        training; where a slot penalizes the way from the start, also ``start``. Where steps move the head only, other
+        parameters are ``[1, ...]``, and ``features`` are those of the support examples, ``[T, n, features]``.
         """
-        theta: Tensors = {}
-        rule: State = {}
-        phi = self.filled(phi, task.support.x)
-        for slot, component in self.slots.items():
-            theta = component.theta(phi.part(slot), theta, task, seed)
-        for slot, component in self.slots.items():
-            if state := component.begin_update(phi.part(slot), theta):
-                rule[slot] = state
-        like, learned = task.support.x, phi.buffers_of("initialization")
+        x, learned = task.support.x, phi.buffers_of("initialization")
+        theta = self.slots.theta(phi, task, seed)
+        rule = self.slots.begin_update(phi, theta, x)
         fresh = {  # buffers that are no part of phi start anew in each task
-            name: value.to(like.device, like.dtype if value.is_floating_point() else None)
-            for name, value in self._buffers.items()
+            name: value.to(x.device, x.dtype if value.is_floating_point() else None)
+            for name, value in self.slots.buffers.items()
         }
         buffers = {name: learned.get(name, value).expand(len(task), *value.shape) for name, value in fresh.items()}
         state = {"theta": theta, "buffers": buffers, "rule": rule, "step": 0, "train": train}
-        return {**state, "start": theta} if self._penalized else state
+        if self._head_only:
+            theta = {name: value if name in self.adapted else value[:1] for name, value in theta.items()}
+            network: Any = self.model
+            features = network.represent(theta, buffers, x, seeds=layer_seeds(task, seed, "support", 0))[0]
+            state |= {"theta": theta, "features": features}
+        return {**state, "start": theta} if self.slots.penalizes else state
 
     def step(self, phi: Phi, task: Task, state: State, seed: int, *, create_graph: bool = True) -> State:
         """One inner step on the support set; without ``create_graph`` its gradient is a constant.
@@ -306,9 +246,8 @@ class InnerLoop:
         Where the objective is of the support examples, the state's ``loss`` ``[T]`` is the one that the step began
         with, and has derivatives in phi.
         """
-        phi = self.filled(phi, task.support.x)
         theta, number = state["theta"], state["step"]
-        create_graph = create_graph and not self._constant
+        create_graph = create_graph and not self.slots.constant_gradients
         # Shared initial weights arrive as views of phi; their per-task gradients need per-task leaves of the graph.
         adapted = {name: theta[name] for name in self.adapted}
         if not create_graph:
@@ -317,10 +256,11 @@ class InnerLoop:
             adapted = {
                 name: value if value.requires_grad else value.requires_grad_() for name, value in adapted.items()
             }
-        others = not create_graph and self.config.along == "support" and self._moves_otherwise(phi, theta)
+        fixed = any(value.requires_grad for name, value in theta.items() if name not in self.adapted)
+        others = not create_graph and self.config.along == "support" and (fixed or self.slots.moves_loss(phi))
         with torch.enable_grad():
             at = {**state, "theta": {**theta, **adapted}}
-            loss, buffers = self._support(phi, self._examples(task, state, seed), at, task, seed)
+            loss, buffers = self._support(phi, at, task, seed)
             found = torch.autograd.grad(
                 loss.sum(),
                 list(adapted.values()),
@@ -334,7 +274,7 @@ class InnerLoop:
         }
         if not create_graph:
             loss = _attached(loss if others else loss.detach(), theta, gradients)
-        theta, rule = self._update(phi, theta, gradients, loss, state["rule"], number)
+        theta, rule = self.slots.update(phi, theta, gradients, loss, state["rule"], number)
         after = {**state, "theta": theta, "buffers": buffers, "rule": rule, "step": number + 1}
         return {**after, "loss": loss} if self.config.along == "support" else after
 
@@ -356,7 +296,6 @@ class InnerLoop:
         Unrolls that follow each other have objectives that add up to that of :meth:`evaluate`; see
         :func:`~metasearch.learners.unroll.unroll` for ``weights`` (the learner's own by default) and ``recompute``.
         """
-        phi = self.filled(phi, task.support.x)
         if weights is None:
             last_ones = self.objective_weights() if train else FINAL
             whole = (0.0,) * (self.n_steps(train=train) - len(last_ones)) + last_ones
@@ -377,19 +316,18 @@ class InnerLoop:
 
     def support_loss(self, phi: Phi, task: Task, state: State, seed: int) -> Tensor:
         """``[T]``, the training loss at a state: over the whole support set, penalties included."""
-        return self._support(self.filled(phi, task.support.x), task.support, state, task, seed)[0]
+        return self._support(phi, state, task, seed, whole=True)[0]
 
     def coming_loss(self, phi: Phi, task: Task, state: State, seed: int) -> Tensor:
         """``[T]``, the loss that the next step would begin with: on its support examples, penalties included."""
-        return self._support(self.filled(phi, task.support.x), self._examples(task, state, seed), state, task, seed)[0]
+        return self._support(phi, state, task, seed)[0]
 
     def query_loss(self, phi: Phi, task: Task, state: State, seed: int | None) -> Losses:
         """Losses and metrics on the query set at a state, and the buffers' next values.
 
         Without a seed, layers that draw (dropout) are off, as they are in what :meth:`adapt` returns.
         """
-        phi = self.filled(phi, task.query.x)
-        theta, buffers = self._network(phi, state), state["buffers"]
+        theta, buffers = self._network(phi, state, task.query.x), state["buffers"]
         seeds = None if seed is None else layer_seeds(task, seed, "query", state["step"])
         outputs, after = self.model(theta, buffers, task.query.x, seeds=seeds)
         measured = {"together": outputs}
@@ -425,28 +363,17 @@ class InnerLoop:
         """Runs the inner loop on support sets ``[T, n, ...]`` and returns the networks it ends with."""
         seeds = seeding.derive_many(seed, "adapt", np.arange(support.x.shape[0]))
         task = Task(support, support, seeds)
-        phi = self.filled(phi, support.x)
         state = self.begin(phi, task, seed, train=False)
         for _ in range(self.n_steps(train=False) if steps is None else steps):
             state = self.step(phi, task, state, seed, create_graph=False)
-        return Adapted(self.model, self._network(phi, state), state["buffers"], support, self._modes()[0])
+        found = self._network(phi, state, support.x)
+        theta = {name: value.expand(len(task), *value.shape[1:]) for name, value in found.items()}
+        return Adapted(self.model, theta, state["buffers"], support, self._modes()[0])
 
     def _modes(self) -> tuple[Mode, ...]:
         """How queries are predicted outside of training; L is measured by the first mode."""
         given: Any = self.config.predict
         return ("together", "alone") if given == "both" else (given,)
-
-    def _moves_otherwise(self, phi: Phi, theta: Tensors) -> bool:
-        """Whether phi moves the support loss on other ways than through the parameters that are adapted."""
-        hooks = ("losses", "support", "parameters", "penalty")
-        learned = (
-            value.requires_grad
-            for slot, component in self.slots.items()
-            if any(getattr(type(component), hook) is not getattr(Component, hook) for hook in hooks)
-            for value in phi.part(slot).values()
-        )
-        fixed = (value.requires_grad for name, value in theta.items() if name not in self.adapted)
-        return any(learned) or any(fixed)
 
     def _examples(self, task: Task, state: State, seed: int) -> Batch:
         """The support examples of the next step."""
@@ -455,46 +382,26 @@ class InnerLoop:
             return task.support
         return minibatch(task.support, size, state["step"], layer_seeds(task, seed, "batch"))
 
-    def _network(self, phi: Phi, state: State) -> Tensors:
+    def _network(self, phi: Phi, state: State, like: Tensor) -> Tensors:
         """The parameters of the network after the steps so far; what belongs to a step is that of the last one."""
-        theta: Tensors = state["theta"]
-        for slot, component in self.slots.items():
-            theta = component.parameters(phi.part(slot), theta, max(state["step"] - 1, 0))
-        return theta
+        return self.slots.parameters(phi, state["theta"], max(state["step"] - 1, 0), like)
 
-    def _support(self, phi: Phi, batch: Batch, state: State, task: Task, seed: int) -> tuple[Tensor, Tensors]:
-        """Loss ``[T]`` on support examples before the next step, and the buffers after it."""
-        theta, number = state["theta"], state["step"]
-        for slot, component in self.slots.items():
-            batch = component.support(phi.part(slot), batch, number, layer_seeds(task, seed, slot, number))
-            theta = component.parameters(phi.part(slot), theta, number)
-        seeds = layer_seeds(task, seed, "support", number)
-        losses, buffers = self.example_losses(theta, state["buffers"], batch, seeds)
-        for slot, component in self.slots.items():
-            losses = component.losses(phi.part(slot), losses, batch, number)
+    def _support(self, phi: Phi, state: State, task: Task, seed: int, *, whole: bool = False) -> tuple[Tensor, Tensors]:
+        """Loss ``[T]`` before the next step, on its support examples or on all of them, and the buffers after it."""
+        theta, number, buffers = state["theta"], state["step"], state["buffers"]
+        batch = task.support if whole else self._examples(task, state, seed)
+        if "features" in state:
+            network: Any = self.model
+            losses = loss_for(self.spec)(network.conclude(theta, state["features"]), batch.y)
+        else:
+            batch = self.slots.support(phi, batch, number, lambda slot: layer_seeds(task, seed, slot, number))
+            called_with = self.slots.parameters(phi, theta, number, batch.x)
+            seeds = layer_seeds(task, seed, "support", number)
+            losses, buffers = self.example_losses(called_with, buffers, batch, seeds)
+        losses = self.slots.losses(phi, losses, batch, number)
         loss = losses.mean(-1) if self.config.reduction == "mean" else losses.sum(-1)
-        for slot, component in self.slots.items():
-            penalty = component.penalty(
-                phi.part(slot), state["theta"], state["start"] if self._penalized else {}, train=state["train"]
-            )
-            loss = loss if penalty is None else loss + penalty
+        loss = self.slots.penalized(phi, loss, theta, state.get("start", {}), train=state["train"])
         return loss, {name: value.detach() for name, value in buffers.items()}
-
-    def _update(
-        self, phi: Phi, theta: Tensors, gradients: Tensors, loss: Tensor, rule: State, number: int
-    ) -> tuple[Tensors, State]:
-        for slot, component in self.slots.items():
-            gradients = component.gradients(phi.part(slot), gradients, theta, number)
-        rates = self.rates(phi, number)
-        after = dict(rule)
-        for slot, component in self.slots.items():
-            known = component.observe(phi.part(slot), loss, rule.get(slot, {}), number)
-            moved = component.update(phi.part(slot), theta, gradients, rates, known, number)
-            if moved is not None:
-                theta, state = moved
-                if state:
-                    after[slot] = state
-        return theta, after
 
 
 def _attached(loss: Tensor, theta: Tensors, gradients: Tensors) -> Tensor:
@@ -504,30 +411,6 @@ def _attached(loss: Tensor, theta: Tensors, gradients: Tensors) -> Tensor:
             along = gradient * (theta[name] - theta[name].detach())
             loss = loss + along.flatten(1).sum(1) if along.dim() > 1 else loss + along
     return loss
-
-
-def _below(dimension: Dimension, prefix: str) -> Dimension:
-    """A dimension whose conditions name dimensions below a prefix."""
-    if not dimension.when:
-        return dimension
-    return dataclasses.replace(dimension, when={prefix + name: values for name, values in dimension.when.items()})
-
-
-def _matching(patterns: tuple[str, ...], shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
-    """Names that fit a pattern; the patterns apply in their order, those after ``!`` take names out."""
-    chosen: set[str] = set()
-    for pattern in patterns:
-        fitting = {name for name in shapes if fnmatchcase(name, pattern.removeprefix("!"))}
-        if not fitting:
-            raise ConfigError("adapt", f"no parameter matches {pattern!r}; the model has: {', '.join(shapes)}")
-        chosen = chosen - fitting if pattern.startswith("!") else chosen | fitting
-    return tuple(name for name in shapes if name in chosen)
-
-
-def _ordered(slots: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """Slots in the order of their hooks: the known ones first, then others by name."""
-    known = [name for name in SLOTS if name in slots]
-    return {name: slots[name] for name in [*known, *sorted(set(slots) - set(known))]}
 
 
 def layer_seeds(task: Task, seed: int, *purpose: str | int) -> np.ndarray[Any, np.dtype[np.int64]]:

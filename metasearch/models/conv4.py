@@ -147,15 +147,18 @@ class Conv4:
         Nothing is drawn; ``seeds`` tell training from evaluation, which matters to ``norm: running``.
         """
         x, after = self.represent(parameters, buffers, x, seeds=seeds)
-        if self.config.head != "none":
-            x = functional.linear(x, parameters["head.weight"], parameters["head.bias"])
-        return x, after
+        return x if self.config.head == "none" else self.conclude(parameters, x), after
+
+    def conclude(self, parameters: Tensors, features: Tensor) -> Tensor:
+        """Outputs ``[T, n, outputs]`` of what :meth:`represent` gives."""
+        return functional.linear(features, parameters["head.weight"], parameters["head.bias"])
 
     def represent(
         self, parameters: Tensors, buffers: Tensors, x: Tensor, *, seeds: NDArray[np.int64] | None = None
     ) -> tuple[Tensor, Tensors]:
         """What the linear head sees of ``x``, ``[T, n, features]``, and the next buffers; as for a call."""
-        if shared.applies(x, parameters, buffers):
+        body = {name: value for name, value in parameters.items() if not name.startswith("head.")}
+        if shared.applies(x, body, buffers):
             return self._represent_shared(parameters, buffers, x, training=seeds is not None)
         if self.config.precision != "full":
             raise ConfigError("model.precision", "bfloat16 is for weights that all tasks share; leave it out here")

@@ -84,7 +84,11 @@ class MLP:
     ) -> tuple[Tensor, Tensors]:
         """Outputs ``[T, n, outputs]`` of ``x [T, n, ...]``; nothing is drawn, so ``seeds`` have no effect."""
         x, buffers = self.represent(parameters, buffers, x, seeds=seeds)
-        return functional.linear(x, parameters["head.weight"], parameters["head.bias"]), buffers
+        return self.conclude(parameters, x), buffers
+
+    def conclude(self, parameters: Tensors, features: Tensor) -> Tensor:
+        """Outputs ``[T, n, outputs]`` of what :meth:`represent` gives."""
+        return functional.linear(features, parameters["head.weight"], parameters["head.bias"])
 
     def represent(
         self, parameters: Tensors, buffers: Tensors, x: Tensor, *, seeds: NDArray[np.int64] | None = None

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import metasearch.tasks  # noqa: F401  (lists the built-in tasks)
 from metasearch.core.registry import build
 from metasearch.learners.inner_loop import InnerLoop
 from metasearch.learners.unroll import FINAL, Annealed
