@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import NonNegativeInt, PositiveInt
@@ -21,8 +21,23 @@ from metasearch.models.initial import Initializer
 
 __all__ = ["SequenceReader", "instance_accuracy"]
 
+EPSILON = 1e-5
+"""What is added to variances."""
 ORDER, MIXED = "reader.order", "reader.mixed"
 """Names of what is drawn: the order of the support set, and that of all examples of the episode."""
+
+
+class Memory(NamedTuple):
+    """What was read of a support set."""
+
+    kept: list[Any]
+    """By each layer."""
+    label: Tensor
+    """``[T, 1, ...]``, shown with a query."""
+    origin: Tensor
+    """``[T, 1, d]``, of features."""
+    unit: Tensor
+    """``[T, 1, 1]``, of their differences from it."""
 
 
 class SequenceReader(Reader):
@@ -55,12 +70,16 @@ class SequenceReader(Reader):
             capacity: largest number of classes; None means that of the tasks.
             instances: with shifted labels, how many metrics ``accuracy_1``, ``accuracy_2`` ... to report: accuracy at
                 the first, second ... example of a class, along that sequence.
+            standardize: whether features are taken less their mean over the support set, in units of their deviation
+                from it (one for all features). What all examples share says nothing about classes, and a recurrent
+                reader is slow to see past it.
         """
 
         labels: Literal["paired", "shifted"] = "paired"
         loss: Literal["query", "sequence"] = "query"
         capacity: PositiveInt | None = None
         instances: NonNegativeInt = 0
+        standardize: bool = False
 
     causal: ClassVar[bool] = True
     """Whether a place depends on itself and those before it only; a property where a setting decides."""
@@ -77,6 +96,8 @@ class SequenceReader(Reader):
             )
         if config.labels == "paired" and (config.loss == "sequence" or config.instances):
             raise ConfigError("labels", "must be shifted for predictions along the sequence, else they would be shown")
+        if config.labels == "shifted" and config.standardize:
+            raise ConfigError("standardize", "needs the whole support set before its first example; use labels: paired")
         if config.labels == "shifted" and not self.causal:
             raise ConfigError("labels", "can be shifted only where the layers do not see the future; use paired")
         self.layers = self.stack(self.embedding.width + self.room + (0 if classes else 1))
@@ -159,21 +180,25 @@ class SequenceReader(Reader):
     def _parts(self, phi: Phi) -> list[tuple[Tensors, Layer]]:
         return [(phi.part(f"reader.layers.{index}"), layer) for index, layer in enumerate(self.layers)]
 
-    def _read(self, phi: Phi, features: Tensor, y: Tensor, order: Tensor | None = None) -> tuple[list[Any], Tensor]:
-        """What the layers keep of the support set, and the label ``[T, 1, ...]`` that is shown with a query."""
+    def _read(self, phi: Phi, features: Tensor, y: Tensor, order: Tensor | None = None) -> Memory:
         size = features.shape[1]
         if order is None and self.ordered:
             order = torch.from_numpy(Draws([size], ORDER).permutation(size)).to(features.device)
         if order is not None:
             features, y = _taken(features, order), _taken(y, order)
+        origin, unit = torch.zeros_like(features[:, :1]), torch.ones_like(features[:, :1, :1])
+        if self.config.standardize:
+            origin = features.mean(1, keepdim=True)
+            unit = ((features - origin).square().mean((1, 2), keepdim=True) + EPSILON).sqrt()
+            features = (features - origin) / unit
         _, kept = self.hidden(phi, self.tokens(features, y))
         last = self.labels(y[:, -1:], features)
-        return kept, last if self.config.labels == "shifted" else torch.zeros_like(last)
+        return Memory(kept, last if self.config.labels == "shifted" else torch.zeros_like(last), origin, unit)
 
-    def _answer(self, phi: Phi, memory: tuple[list[Any], Tensor], features: Tensor) -> Tensor:
-        kept, label = memory
-        tokens = torch.cat([features, label.expand(-1, features.shape[1], -1)], -1)
-        return self.head(phi, self.next(phi, tokens, kept))
+    def _answer(self, phi: Phi, memory: Memory, features: Tensor) -> Tensor:
+        label = memory.label.expand(-1, features.shape[1], -1)
+        tokens = torch.cat([(features - memory.origin) / memory.unit, label], -1)
+        return self.head(phi, self.next(phi, tokens, memory.kept))
 
     def _mixed(
         self, phi: Phi, support: Tensor, query: Tensor, task: Task, order: Tensor
@@ -193,7 +218,7 @@ class SequenceReader(Reader):
 class _Answers:
     """Answers queries ``x [T, n, ...]`` from what was read; outputs ``[T, n, outputs]``."""
 
-    def __init__(self, reader: SequenceReader, phi: Phi, memory: tuple[list[Any], Tensor], buffers: Tensors) -> None:
+    def __init__(self, reader: SequenceReader, phi: Phi, memory: Memory, buffers: Tensors) -> None:
         self._reader, self._phi, self._memory, self._buffers = reader, phi, memory, buffers
 
     @torch.no_grad()

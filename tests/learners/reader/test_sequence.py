@@ -180,7 +180,22 @@ def test_a_capacity_serves_fewer_classes_and_never_names_those_beyond() -> None:
         made("transformer", TaskSpec("classification", (4,), 6, 6, 6), capacity=5)
 
 
+@pytest.mark.parametrize("kind", ["snail", "transformer", "recurrent"])
+def test_standardized_features_are_those_of_the_support_set_by_hand(kind: str) -> None:
+    plain, phi = made(kind)
+    learner, _ = made(kind, standardize=True)
+    task = episode()
+    origin = task.support.x.mean(1, keepdim=True)
+    unit = ((task.support.x - origin) ** 2).mean((1, 2), keepdim=True).add(1e-5).sqrt()
+    support, query = (Batch((one.x - origin) / unit, one.y) for one in (task.support, task.query))
+    torch.testing.assert_close(answers(learner, phi, task.support, task.query.x), answers(plain, phi, support, query.x))
+    found, expected = learner.evaluate(phi, task, 0), plain.evaluate(phi, Task(support, query, task.seeds), 0)
+    torch.testing.assert_close(found.objective, expected.objective)
+
+
 def test_what_cannot_be_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"standardize: needs the whole support set before its first example"):
+        made("mann", standardize=True, labels="shifted")
     with pytest.raises(ConfigError, match=r"labels: must be shifted for predictions along the sequence"):
         made("recurrent", loss="sequence")
     with pytest.raises(ConfigError, match=r"labels: can be shifted only where the layers do not see the future"):
