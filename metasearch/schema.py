@@ -307,13 +307,16 @@ def weights_of(learner: Any) -> Given | None:
 
 def without_weights(learner: Mapping[str, Any]) -> dict[str, Any]:
     """A learner's block without the weights that it starts from: what a learner is built from."""
-    given = weights_of(learner)
-    if given is None:
-        return dict(learner)
-    _, *places, last = given.key.split(".")
-    result = block = dict(learner)
-    for place in places:
-        block[place] = dict(block[place])
-        block = block[place]
-    del block[last]
+    result = dict(learner)
+    for *above, last in _GIVEN:
+        block = result
+        for place in above:
+            if not isinstance(block.get(place), Mapping):
+                break
+            block[place] = dict(block[place])
+            block = block[place]
+        else:
+            inner = block.get(last)
+            if isinstance(inner, Mapping) and "from" in inner:
+                block[last] = {key: value for key, value in inner.items() if key != "from"}
     return result

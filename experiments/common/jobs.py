@@ -13,7 +13,7 @@ from typing import Any
 import metasearch as ms
 from metasearch.core.files import write_file
 from metasearch.running import Silent
-from metasearch.trees import override, weights_of
+from metasearch.trees import override
 
 __all__ = ["Job", "Row", "Store"]
 
@@ -107,7 +107,8 @@ class Store:
         return True
 
     def _run(self, tree: Mapping[str, Any], root: Path) -> Any:
-        source = weights_of(tree.get("learner"))
+        slots = tree["learner"].get("slots", {})
+        source = slots.get("initialization", {}).get("from")
         if isinstance(source, Mapping):
             tree = override(tree, {"learner.slots.initialization.from": str(self.searched(source) / "phi")})
         return ms.run(tree, runs=root, listener=Silent())

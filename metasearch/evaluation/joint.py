@@ -170,7 +170,10 @@ def train(
     """
     for name, value in leaves.items():
         leaves[name] = value.detach().to(problem.device, problem.dtype).requires_grad_()
-    state = {name: value.to(problem.device)[None] for name, value in buffers.items()}
+    state = {
+        name: value.to(problem.device, problem.dtype if value.is_floating_point() else None)[None]
+        for name, value in buffers.items()
+    }
     optimizer = torch.optim.Adam(list(leaves.values()), lr=lr)
     for step, (parameters, batch) in enumerate(batches()):
         seeds = seeding.derive_many(step, "layers", np.arange(len(batch.x)))
