@@ -107,7 +107,7 @@ class Store:
         return True
 
     def _run(self, tree: Mapping[str, Any], root: Path) -> Any:
-        slots = tree["learner"].get("slots", {})
+        slots = tree.get("learner", {}).get("slots", {})
         source = slots.get("initialization", {}).get("from")
         if isinstance(source, Mapping):
             tree = override(tree, {"learner.slots.initialization.from": str(self.searched(source) / "phi")})
