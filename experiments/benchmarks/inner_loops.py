@@ -47,7 +47,7 @@ from episodes import (
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
-from turns import add_arguments, serve, take_turns
+from turns import add_arguments, run
 
 import metasearch.learners
 import metasearch.models  # noqa: F401  (these list the built-in parts)
@@ -73,23 +73,14 @@ TaskStep = Callable[[Tensor, Tensor, Tensor, Tensor], None]
 def main() -> None:
     """Runs the variants against each other and prints a table."""
     arguments = parse()
-    if arguments.variant:
-        serve(arguments, lambda: prepared(arguments))
-        return
-    names = [name for name in arguments.variants.split(",") if name != "learn2learn" or importable(name)]
-    firsts, medians = take_turns(names, arguments.rounds)
-    baseline = names[-1]
-    print(
-        f"{arguments.method}, {arguments.steps} inner step(s), {arguments.ways}-way {arguments.shots}-shot, "
-        f"{arguments.queries} queries a class, pool {arguments.pool}, {arguments.threads} thread(s), "
-        f"{'wall' if arguments.wall else 'CPU'} time"
+    run(
+        arguments,
+        lambda: [name for name in arguments.variants.split(",") if name != "learn2learn" or importable(name)],
+        lambda: prepared(arguments),
+        heading=f"{arguments.method}, {arguments.steps} inner step(s), {arguments.ways}-way {arguments.shots}-shot, "
+        f"{arguments.queries} queries a class, pool {arguments.pool}",
+        unit="tasks",
     )
-    for name in names:
-        rate, first = arguments.tasks / medians[name], firsts[name]
-        print(
-            f"{name:12} {rate:7.1f} tasks/s   {medians[baseline] / medians[name]:5.2f} x {baseline}   "
-            f"ready after {first['ready']:5.1f} s   |gradient| {first['norm']:.6f}"
-        )
 
 
 def parse() -> argparse.Namespace:

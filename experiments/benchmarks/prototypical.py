@@ -46,7 +46,7 @@ from episodes import (
 )
 from torch import Tensor, nn
 from torch.nn import functional as F
-from turns import add_arguments, serve, take_turns
+from turns import add_arguments, run
 
 import metasearch.learners
 import metasearch.models  # noqa: F401  (these list the built-in parts)
@@ -70,23 +70,14 @@ Score = Callable[[Tensor, Tensor, Tensor], Tensor]
 def main() -> None:
     """Runs the variants against each other and prints a table."""
     arguments = parse()
-    if arguments.variant:
-        serve(arguments, lambda: prepared(arguments))
-        return
-    names = [name for name in arguments.variants.split(",") if usable(name, arguments.method)]
-    firsts, medians = take_turns(names, arguments.rounds)
-    baseline = names[-1]
-    print(
-        f"{arguments.method}, {arguments.ways}-way {arguments.shots}-shot, {arguments.queries} queries a class, "
-        f"{arguments.tasks} episode(s) a step, {arguments.threads} thread(s), "
-        f"{'wall' if arguments.wall else 'CPU'} time"
+    run(
+        arguments,
+        lambda: [name for name in arguments.variants.split(",") if usable(name, arguments.method)],
+        lambda: prepared(arguments),
+        heading=f"{arguments.method}, {arguments.ways}-way {arguments.shots}-shot, "
+        f"{arguments.queries} queries a class, {arguments.tasks} episode(s) a step",
+        unit="episodes",
     )
-    for name in names:
-        rate, first = arguments.tasks / medians[name], firsts[name]
-        print(
-            f"{name:12} {rate:8.2f} episodes/s   {medians[baseline] / medians[name]:5.2f} x {baseline}   "
-            f"ready after {first['ready']:5.1f} s   |gradient| {first['norm']:.6f}"
-        )
 
 
 def parse() -> argparse.Namespace:

@@ -15,7 +15,7 @@ import torch
 
 from metasearch.execution.memory import keep_freed_memory
 
-__all__ = ["add_arguments", "serve", "take_turns"]
+__all__ = ["add_arguments", "run", "serve", "take_turns"]
 
 Answer = dict[str, Any]
 
@@ -36,6 +36,38 @@ def add_arguments(parser: argparse.ArgumentParser, variants: str, keep: str = ""
         "--keep-memory", default=keep, help="variants that keep freed memory for themselves, as workers of a search do"
     )
     parser.add_argument("--variant", default="", help=argparse.SUPPRESS)
+
+
+def run(
+    arguments: argparse.Namespace,
+    names: Callable[[], Sequence[str]],
+    make: Callable[[], tuple[Callable[[], Any], Answer]],
+    *,
+    heading: str,
+    unit: str,
+) -> None:
+    """A whole script: serves as the process of a variant, or runs them all and prints their rates.
+
+    Args:
+        arguments: the script's, with ``tasks`` of a step.
+        names: the variants that can be run here.
+        make: prepares the one that ``arguments.variant`` names; says the ``norm`` of its first gradient.
+        heading: what is computed.
+        unit: of a task, in the plural.
+    """
+    if arguments.variant:
+        serve(arguments, make)
+        return
+    usable = names()
+    firsts, medians = take_turns(usable, arguments.rounds)
+    baseline = usable[-1]
+    print(f"{heading}, {arguments.threads} thread(s), {'wall' if arguments.wall else 'CPU'} time")
+    for name in usable:
+        rate, first = arguments.tasks / medians[name], firsts[name]
+        print(
+            f"{name:12} {rate:8.2f} {unit}/s   {medians[baseline] / medians[name]:5.2f} x {baseline}   "
+            f"ready after {first['ready']:5.1f} s   |gradient| {first['norm']:.6f}"
+        )
 
 
 def take_turns(names: Sequence[str], rounds: int) -> tuple[dict[str, Answer], dict[str, float]]:
