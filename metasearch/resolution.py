@@ -16,7 +16,7 @@ from metasearch.experiment import Experiment
 from metasearch.owners import choice_owners, slot_owners
 from metasearch.program import Blueprint, ExperimentProgram
 from metasearch.schema import ExperimentFile
-from metasearch.trees import override, read, with_place_of_weights
+from metasearch.trees import override, read, with_place_of_weights, without_emptied
 
 __all__ = ["again", "load", "resolve"]
 
@@ -52,7 +52,7 @@ def resolve(tree: Mapping[str, Any], folder: Path | None = None) -> Experiment:
         if "searchers" in tree:
             raise ConfigError("searcher", "give either searcher or searchers, not both")
         tree["searchers"] = {"searcher": tree.pop("searcher")}
-    tree = with_place_of_weights(tree, folders)
+    tree = with_place_of_weights(without_emptied(tree), folders)
     _, found = extract(tree)
     ranges = Space({name: dimension for name, (dimension, _) in found.items()})
     plain = Blueprint(tree, folders).configuration(ranges.sample(0))

@@ -15,7 +15,7 @@ from metasearch.core.errors import ConfigError, nearest
 from metasearch.core.registry import import_path
 from metasearch.schema import weights_of
 
-__all__ = ["override", "read", "recorded", "with_place_of_weights"]
+__all__ = ["override", "read", "recorded", "with_place_of_weights", "without_emptied"]
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -96,6 +96,21 @@ def with_place_of_weights(tree: dict[str, Any], folders: Sequence[str]) -> dict[
         looked = "a path without a colon" if place else f"one of {', '.join(map(str, places))}"
         raise ConfigError(given.key, f"expected weights at {looked}: the folder of a phi, a state dict")
     return override(tree, {given.key: str(place.resolve())})
+
+
+def without_emptied(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The experiment without the slots and searchers that were set to null: how a variant leaves one out.
+
+    >>> without_emptied({"searchers": {"weights": {"type": "gradient"}, "rates": None}})
+    {'searchers': {'weights': {'type': 'gradient'}}}
+    """
+    found = dict(tree)
+    if isinstance(searchers := tree.get("searchers"), Mapping):
+        found["searchers"] = {name: one for name, one in searchers.items() if one is not None}
+    learner = tree.get("learner")
+    if isinstance(learner, Mapping) and isinstance(slots := learner.get("slots"), Mapping):
+        found["learner"] = {**learner, "slots": {slot: one for slot, one in slots.items() if one is not None}}
+    return found
 
 
 def recorded(value: Any) -> Any:
