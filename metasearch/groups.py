@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from metasearch.core.errors import ConfigError
 from metasearch.core.files import write_file
-from metasearch.core.statistics import mean_ci95, paired_ci95
+from metasearch.core.objectives import Objectives, hypervolume
+from metasearch.core.statistics import paired_ci95
 from metasearch.resolution import resolve
 from metasearch.running import Listener, Outcome, resume, run
 from metasearch.trees import override
@@ -24,12 +27,12 @@ _FILE = "group.json"
 
 @dataclass(frozen=True)
 class GroupRow:
-    """One variant over its seeds: mean of a test figure, and its paired difference to the first variant.
+    """One variant over its seeds: mean of a figure, and its paired difference to the first variant.
 
     Args:
         variant: its name.
         values: the figure of each seed, in the order of seeds.
-        mean, ci95: over seeds (1.96 standard errors).
+        mean, ci95: over seeds (Student's t).
         difference, difference_ci95: to the first variant, paired by seed (Student's t); None for the first variant
             itself.
     """
@@ -142,18 +145,56 @@ def resume_group(path: Path | str, *, listener: Listener | None = None) -> Group
 def table(
     variants: Sequence[str], seeds: Sequence[int], outcomes: Sequence[Outcome]
 ) -> tuple[str, tuple[GroupRow, ...]]:
-    """The metric (accuracy where there is one, else L) and one row a variant."""
-    figures = [outcome.results and outcome.results.get("test") for outcome in outcomes]
-    if not all(figures):
+    """What is compared, and one row a variant; nothing where a run has no results.
+
+    Compared is what no search has seen, if there is such a figure: the accuracy of the test, else its L; else, where
+    training runs report it, ``test_accuracy`` or ``test_L`` of the best one. Of searches with several objectives it is
+    the hypervolume of what they found; of all others the L that was found, which is the lowest of many.
+    """
+    results = [outcome.results for outcome in outcomes]
+    if not all(results):
         return "", ()
-    metric = "accuracy" if "accuracy" in (figures[0] or {}) else "L"
-    values = [float((one or {})[metric]) for one in figures]
+    metric, values = _compared([one for one in results if one])
+    if not metric:
+        return "", ()
     rows: list[GroupRow] = []
     first: tuple[float, ...] = ()
     for index, variant in enumerate(variants):
         own = tuple(values[index * len(seeds) : (index + 1) * len(seeds)])
         first = first or own
-        mean, width = mean_ci95(own)
+        mean, width = paired_ci95(own, [0.0] * len(own))
         difference, spread = (None, None) if index == 0 else paired_ci95(own, first)
         rows.append(GroupRow(variant, own, mean, width, difference, spread))
     return metric, tuple(rows)
+
+
+def _compared(results: Sequence[Mapping[str, Any]]) -> tuple[str, list[float]]:
+    """The name of the figure and its value in each run."""
+    tests = [one["test"] or {} for one in results]
+    selected = [one["selected"] or {} for one in results]
+    for title, name, found in (
+        ("test accuracy", "accuracy", tests),
+        ("test L", "L", tests),
+        ("hypervolume", "", []),
+        ("test accuracy of the best", "test_accuracy", selected),
+        ("test L of the best", "test_L", selected),
+        ("lowest L", "L", selected),
+    ):
+        if not name and all(len(one.get("objectives") or ()) > 1 for one in results):
+            return title, _hypervolumes(results)
+        if found and all(name in one for one in found):
+            return title, [float(one[name]) for one in found]
+    return "", []
+
+
+def _hypervolumes(results: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Of each run's compromises, as a share of the box that those of all runs span."""
+    objectives = Objectives(results[0]["objectives"])
+    fronts = [[objectives.vector(point["values"]) for point in one["pareto"]] for one in results]
+    every = np.array([vector for one in fronts for vector in one])
+    if not len(every):
+        return [0.0] * len(fronts)
+    low, high = every.min(0), every.max(0)
+    span = np.where(high > low, high - low, 1.0)
+    scaled = [[((np.array(vector) - low) / span).tolist() for vector in one] for one in fronts]
+    return [hypervolume(one, [1.0] * len(low)) for one in scaled]

@@ -15,7 +15,7 @@ from metasearch.core.config import Config
 from metasearch.core.errors import ConfigError, nearest
 from metasearch.core.values import Evaluation
 
-__all__ = ["Direction", "Limit", "Objectives", "figures", "front", "order"]
+__all__ = ["Direction", "Limit", "Objectives", "figures", "front", "hypervolume", "order"]
 
 Direction = Literal["min", "max"]
 
@@ -84,6 +84,26 @@ def front(vectors: Sequence[Sequence[float]]) -> list[int]:
     [0, 1, 3]
     """
     return [] if not len(vectors) else np.flatnonzero(_levels(np.asarray(vectors, dtype=np.float64)) == 0).tolist()
+
+
+def hypervolume(vectors: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
+    """The volume of what the vectors dominate, up to a reference point that is worse in each figure; more is better.
+
+    Zitzler, Thiele 1998, "Multiobjective optimization using evolutionary algorithms", by slices: exact, and fast for
+    fronts of a few hundred points with two or three figures.
+
+    >>> hypervolume([(1, 4), (2, 2), (4, 1), (9, 9)], (5, 5))
+    11.0
+    """
+    points = np.array([one for one in vectors if np.all(np.less(one, reference))], dtype=np.float64)
+    if not len(points):
+        return 0.0
+    if points.shape[1] == 1:
+        return float(reference[0] - points.min())
+    points = points[np.argsort(points[:, -1], kind="stable")]
+    heights = np.diff(np.append(points[:, -1], reference[-1]))
+    slices = [hypervolume(points[: end + 1, :-1].tolist(), reference[:-1]) for end in range(len(points))]
+    return float(heights @ slices)
 
 
 def order(vectors: Sequence[Sequence[float]]) -> list[int]:

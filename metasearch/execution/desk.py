@@ -57,6 +57,7 @@ class Flight:
     trial: TuneTrial | None = None
     last: Report | None = None
     outcome: bytes | None = None
+    seconds: float = 0.0
 
     def config(self, key: int) -> dict[str, Any]:
         """The configuration of its Tune trial."""
@@ -192,6 +193,7 @@ class Results(Callback):
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
     ) -> None:
         flight = self._desk.flight(trial)
+        flight.seconds = float(result.get("time_total_s", 0.0))
         report, flight.outcome = result.pop(REPORT, None), result.pop(OUTCOME, None)
         if report is None or (flight.last is not None and report.step <= flight.last.step):
             self._desk.deliver(flight.call, None)
@@ -208,7 +210,7 @@ class Results(Callback):
         if flight.outcome is not None:
             self._desk.land(trial, unpack(flight.outcome))
         elif flight.last is not None and self._desk.ranking is not None:
-            self._desk.land(trial, stopped_measurement(flight.last, self._desk.ranking.metric))
+            self._desk.land(trial, stopped_measurement(flight.last, self._desk.ranking.metric, flight.seconds))
         else:
             self._desk.land(trial, Failure("lost", "the trial was ended before its first report"))
 
@@ -231,8 +233,8 @@ class Closed(Stopper):
         return self._desk.closed
 
 
-def stopped_measurement(last: Report, metric: str) -> Measurement:
-    """What a trial that the scheduler stopped has measured: its last report, marked ``stopped``."""
+def stopped_measurement(last: Report, metric: str, seconds: float) -> Measurement:
+    """What a trial that was stopped after so many seconds has measured: its last report, marked ``stopped``."""
     value = np.array([last.metrics[metric]])
     metrics = {name: np.array([number]) for name, number in last.metrics.items()}
-    return Measurement(value, value, {**metrics, "stopped": np.ones(1)})
+    return Measurement(value, value, {**metrics, "stopped": np.ones(1)}, seconds=seconds)

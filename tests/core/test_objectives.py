@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from metasearch.core.errors import ConfigError
-from metasearch.core.objectives import Limit, Objectives, figures, front, order
+from metasearch.core.objectives import Limit, Objectives, figures, front, hypervolume, order
 from metasearch.core.values import Estimate, Evaluation, Proposal
 
 
@@ -30,6 +30,15 @@ def test_the_order_goes_level_by_level_and_the_less_crowded_first() -> None:
     assert ordered[4:] == [5, 4]
     for worse, better in itertools.combinations(reversed(ordered), 2):
         assert not dominates(points[worse], points[better])
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+def test_the_hypervolume_is_the_number_of_cells_that_are_dominated(dimensions: int) -> None:
+    points = np.random.default_rng(dimensions).integers(0, 8, (12, dimensions))
+    cells = np.array(list(itertools.product(range(6), repeat=dimensions)))
+    dominated = (points[:, None] <= cells).all(-1).any(0).sum()
+    assert hypervolume(points.tolist(), [6.0] * dimensions) == pytest.approx(dominated)
+    assert hypervolume([], [6.0] * dimensions) == 0.0
 
 
 def test_nothing_has_an_empty_front_and_order() -> None:

@@ -192,7 +192,7 @@ def test_a_group_has_a_row_a_variant_with_its_paired_difference(console: Console
     second = SimpleNamespace(
         variant="sgd", values=(0.93, 0.95), mean=0.94, ci95=0.02, difference=0.03, difference_ci95=0.01
     )
-    group = SimpleNamespace(path=path, rows=(first, second), metric="accuracy", status="finished")
+    group = SimpleNamespace(path=path, rows=(first, second), metric="test accuracy", status="finished")
     print_group(group, console)
     assert row(console, "maml") == ["maml", "91.00 % ± 2.00 %", "2"]
     assert row(console, "sgd") == ["sgd", "94.00 % ± 2.00 %", "2", "3.00 % ± 1.00 %"]

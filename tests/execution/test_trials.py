@@ -129,6 +129,8 @@ def test_asha_stops_what_is_worse_than_finished_trials(halving: Trials) -> None:
     assert [stopped(ends[i]) for i in (0, 5, 6)] == [False, True, True]
     assert value(ends[5]) == reports[5][-1].metrics["L"] == 5.5
     assert value(ends[0]) == 0
+    assert isinstance(ends[5], Measurement)
+    assert ends[5].seconds > 0
 
 
 def test_diverging_run_is_stopped_and_keeps_its_nan(halving: Trials) -> None:

@@ -42,7 +42,7 @@ def test_a_group_ends_in_one_table_with_paired_differences(tiny: dict[str, Any],
     }
     group = run_group(tree, root=tmp_path)
     assert group.status == "finished"
-    assert group.metric == "L"
+    assert group.metric == "test L"
     second, first, same = group.rows
     assert (second.difference, same.difference, same.difference_ci95) == (None, 0.0, 0.0)
     assert first.values != second.values
@@ -82,3 +82,47 @@ def test_parts_beside_the_file_are_found_by_each_member(
         "seeds": [0, 1],
     }
     assert run_group(tree, folder=tmp_path, root=tmp_path / "runs").status == "finished"
+
+
+TWO_SIDED = """
+def train(config, trial):
+    return {"L": config["x"], "size": 10 - config["x"] + config["extra"], "test_L": 2.0 * config["x"]}
+"""
+
+
+def choices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str) -> dict[str, Any]:
+    (tmp_path / f"{module}.py").write_text(TWO_SIDED)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    return {
+        "name": "choices",
+        "evaluation": {
+            "type": "objective",
+            "function": f"{module}:train",
+            "config": {"x": {"int": [0, 10]}, "extra": 0},
+        },
+        "searcher": {"type": "optuna", "sampler": "grid"},
+        "budget": {"evaluations": 11},
+        "execution": {"type": "inline"},
+        "tracking": {"mlflow": False, "report": False},
+        "variants": {"plain": {}, "larger": {"evaluation.config.extra": 2}},
+        "seeds": [0, 1],
+    }
+
+
+def test_searches_with_several_objectives_are_compared_by_hypervolume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = {**choices(tmp_path, monkeypatch, "two_sided"), "objectives": {"L": "min", "size": "min"}}
+    group = run_group(tree, folder=tmp_path, root=tmp_path / "runs")
+    plain, larger = group.rows
+    assert group.metric == "hypervolume"
+    # all eleven points are compromises: a staircase in a box of 10 by 12, and the same two higher
+    assert plain.values == pytest.approx([sum(12 - (10 - x) for x in range(10)) / 120] * 2)
+    assert larger.values == pytest.approx([sum(12 - (12 - x) for x in range(10)) / 120] * 2)
+    assert larger.difference == pytest.approx(larger.mean - plain.mean)
+
+
+def test_training_runs_are_compared_by_what_no_search_has_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = run_group(choices(tmp_path, monkeypatch, "unseen"), folder=tmp_path, root=tmp_path / "runs")
+    assert group.metric == "test L of the best"
+    assert [row.values for row in group.rows] == [(0.0, 0.0), (0.0, 0.0)]
