@@ -19,7 +19,7 @@ from urllib.parse import quote
 import yaml
 
 from metasearch.core.errors import ConfigError, ExecutionError
-from metasearch.tracking.mlflow_store import default_uri, urls
+from metasearch.tracking.mlflow_store import default_uri, urls, view_of_trials
 from metasearch.tracking.rundir import RunDirectory, list_folders
 
 __all__ = ["ui"]
@@ -129,7 +129,8 @@ def _page(base: str, run: RunDirectory | None) -> str:
     try:
         address = f"{base}/api/2.0/mlflow/experiments/get-by-name?experiment_name={quote(str(name))}"
         with urllib.request.urlopen(address, timeout=10) as reply:
-            experiment = json.load(reply)["experiment"]["experiment_id"]
+            found_experiment = json.load(reply)["experiment"]
+        experiment = found_experiment["experiment_id"]
         query = {"experiment_ids": [experiment], "filter": f"tags.`metasearch.run` = '{run.id}'", "max_results": 1}
         request = urllib.request.Request(
             f"{base}/api/2.0/mlflow/runs/search", json.dumps(query).encode(), {"Content-Type": "application/json"}
@@ -140,5 +141,8 @@ def _page(base: str, run: RunDirectory | None) -> str:
         return f"{base}/  (the run {run.id} is not in this store)"
     if not found:
         return f"all runs   {base}/#/experiments/{experiment}"
-    pages = urls(base, experiment, found[0]["info"]["run_id"])
-    return f"this run   {pages['run']}\nall runs   {pages['trials']}"
+    mlflow_id = found[0]["info"]["run_id"]
+    tags = {one["key"] for one in found_experiment.get("tags", [])}
+    viewed = view_of_trials(mlflow_id, [])[0] in tags
+    pages = urls(base, experiment, mlflow_id, viewed=viewed)
+    return f"this run   {pages['run']}\n{'its trials' if viewed else 'all runs  '} {pages['trials']}"

@@ -118,7 +118,8 @@ class MlflowView:
         """Pages that show this search (see :func:`urls`); empty while MLflow has not been reached."""
         if self._session is None or self._session.run_id is None:
             return {}
-        return urls(self.uri, self._session.experiment_id, self._session.run_id, self._session.best_children())
+        session = self._session
+        return urls(self.uri, session.experiment_id, session.run_id, session.best_children(), viewed=session.viewed)
 
     def __enter__(self) -> MlflowView:
         return self

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from metasearch.core.faults import fault_point
 from metasearch.tracking.journal import Record, tail
 from metasearch.tracking.ledger import ChildRun, Ledger, RunRows, flatten, param_value
+from metasearch.tracking.mlflow_store import view_of_trials
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -24,6 +25,8 @@ __all__ = ["Session", "Target"]
 RUN_TAG, PROPOSAL_TAG, PARENT_TAG = "metasearch.run", "metasearch.proposal", "mlflow.parentRunId"
 _CURSOR_TAG = "metasearch.records"
 _BATCH = 1000
+_COLUMNS = {"metrics": 4, "params": 12}
+"""What MLflow's table shows of a trial, at most."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,10 @@ class Session:
         self._status = "RUNNING"
         self._children: dict[int, tuple[str, str]] = {}
         """MLflow's run id and status, by proposal."""
+        self._columns: dict[str, dict[str, None]] = {kind: {} for kind in _COLUMNS}
+        self._view = ""
+        self.viewed = False
+        """Whether MLflow has a view of this search's trials."""
         self._cursor = 0
         """How many records the store had already taken in when this session began, and later has."""
         if found := self._find_parent():
@@ -94,6 +101,7 @@ class Session:
         if parent.status != self._status:
             self._set_status(run_id, parent)
             self._status = parent.status
+        self._show_columns(run_id)
         if self._ledger.following != self._cursor:
             counts = {"evaluations": self._ledger.evaluations, _CURSOR_TAG: self._ledger.following}
             self._log(run_id, tags={key: str(value) for key, value in counts.items()})
@@ -129,6 +137,7 @@ class Session:
         for child in self._search(PARENT_TAG, self.run_id, "attributes.start_time ASC"):
             if (number := child.data.tags.get(PROPOSAL_TAG)) is not None:
                 self._children.setdefault(int(number), (child.info.run_id, child.info.status))
+        self.viewed = view_of_trials(self.run_id, [])[0] in self._client.get_experiment(self.experiment_id).tags
         self._log_config(self.run_id, run.data.params)
 
     def _create_parent(self, first: Record, parent: RunRows) -> str:
@@ -160,7 +169,19 @@ class Session:
             self._ledger.changed.discard(proposal)
         return True
 
+    def _show_columns(self, run_id: str) -> None:
+        """Has MLflow's table of this search's trials show what has come to be known of them."""
+        tag, view = view_of_trials(
+            run_id, [f"{kind}.`{name}`" for kind, names in self._columns.items() for name in names]
+        )
+        if any(self._columns.values()) and view != self._view:
+            self._client.set_experiment_tag(self.experiment_id, tag, view)
+            self._view, self.viewed = view, True
+
     def _send_child(self, run_id: str, child: ChildRun) -> None:
+        for kind, names in (("metrics", [row.name for row in child.rows]), ("params", child.params)):
+            known = self._columns[kind]
+            known |= dict.fromkeys([name for name in names if name not in known][: _COLUMNS[kind] - len(known)])
         child_id, status = self._children.get(child.proposal) or self._create_child(run_id, child)
         self._send(child_id, child)
         if child.status != status:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-__all__ = ["default_uri", "quiet_mlflow", "short_timeouts", "urls"]
+__all__ = ["default_uri", "quiet_mlflow", "short_timeouts", "urls", "view_of_trials"]
 
 _SERVER = "http://127.0.0.1:5000"
 _COMPARED_RUNS = 100
@@ -51,7 +51,27 @@ def short_timeouts() -> Iterator[None]:
             os.environ.pop(name, None)
 
 
-def urls(uri: str, experiment_id: str, run_id: str, children: Sequence[str] = ()) -> dict[str, str]:
+def view_of_trials(run_id: str, columns: Sequence[str]) -> tuple[str, str]:
+    """The tag of an experiment by which MLflow's table shows the trials of one search, best first, and its value.
+
+    It is what the button "Share" of MLflow's interface stores.
+
+    Args:
+        run_id: MLflow's id of the search.
+        columns: what is shown of each trial, as in ``metrics.`L```.
+    """
+    view = {
+        "searchFilter": f"tags.`mlflow.parentRunId` = '{run_id}'",
+        "orderByKey": "metrics.`L`",
+        "orderByAsc": True,
+        "selectedColumns": list(columns),
+    }
+    return f"mlflow.sharedViewState.{run_id}", json.dumps(view)
+
+
+def urls(
+    uri: str, experiment_id: str, run_id: str, children: Sequence[str] = (), *, viewed: bool = False
+) -> dict[str, str]:
     """Pages of MLflow's interface that show a search.
 
     Args:
@@ -59,16 +79,19 @@ def urls(uri: str, experiment_id: str, run_id: str, children: Sequence[str] = ()
         experiment_id: MLflow's id of the experiment.
         run_id: MLflow's id of the parent run.
         children: MLflow's ids of trials, best first.
+        viewed: whether the experiment has the tag of :func:`view_of_trials`.
 
     Returns:
-        ``run`` (the search), ``trials`` (flat table, best first), ``compare`` (parallel coordinates, only with
-        children) and ``serve`` (the command to start a server, only if the store is not one).
+        ``run`` (the search), ``trials`` (a table, best first: of this search's trials with what they chose, or of all
+        runs of the experiment), ``compare`` (parallel coordinates, only with children) and ``serve`` (the command to
+        start a server, only if the store is not one).
     """
     is_server = uri.startswith(("http://", "https://"))
     base = f"{uri.rstrip('/') if is_server else _SERVER}/#"
+    table = f"viewStateShareKey={run_id}" if viewed else "orderByKey=metrics.%60L%60&orderByAsc=true"
     pages = {
         "run": f"{base}/experiments/{experiment_id}/runs/{run_id}",
-        "trials": f"{base}/experiments/{experiment_id}/runs?orderByKey=metrics.%60L%60&orderByAsc=true",
+        "trials": f"{base}/experiments/{experiment_id}/runs?{table}",
     }
     if children:
         runs, experiments = (quote(json.dumps(ids)) for ids in (list(children[:_COMPARED_RUNS]), [experiment_id]))

@@ -1,3 +1,4 @@
+import json
 import logging
 import math
 import os
@@ -418,6 +419,14 @@ def test_the_pages_name_the_run_and_its_best_trials(store: str, run: RunDirector
     assert pages["run"].endswith(stored.parent.info.run_id)
     best_first = [pages["compare"].index(stored.children[id].info.run_id) for id in (1, 0)]
     assert best_first == sorted(best_first)
+    tags = stored.client.get_experiment(stored.parent.info.experiment_id).tags
+    table = json.loads(tags[f"mlflow.sharedViewState.{tracked.run_id}"])
+    assert pages["trials"].endswith(f"viewStateShareKey={tracked.run_id}")
+    assert table["selectedColumns"][0] == "metrics.`L`"
+    assert table["searchFilter"] == f"tags.`mlflow.parentRunId` = '{tracked.run_id}'"
+    later = view(store, run)
+    later.sync(force=True)
+    assert later.urls()["trials"] == pages["trials"]
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,7 @@ def test_pages_of_a_server_show_the_trials_best_first() -> None:
     assert json.loads(query["runs"][0]) == ["c1", "c2"]
     assert json.loads(query["experiments"][0]) == ["7"]
     assert "serve" not in pages
+    assert urls("http://host:5000", "7", "abc", viewed=True)["trials"].endswith("/7/runs?viewStateShareKey=abc")
 
 
 def test_pages_of_a_database_come_with_the_command_that_serves_them() -> None:
