@@ -231,7 +231,7 @@ def _choice(value: Any) -> str:
 def _pages(console: Console, urls: Mapping[str, str]) -> None:
     """The pages of MLflow; a database has none until somebody serves it."""
     pages = {name: url for name, url in urls.items() if name != "serve"}
-    titles = {"run": "MLflow", "trials": "  all runs", "compare": "  compared"}
+    titles = {"run": "MLflow", "trials": "  in a table", "compare": "  compared"}
     for name, url in pages.items():
         shown = url if len(url) <= _LONGEST_URL else "select runs on that page, then Compare"
         _row(console, titles.get(name, f"  {name}"), shown)
