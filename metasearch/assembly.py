@@ -22,7 +22,7 @@ from metasearch.core.values import Phi, Report
 from metasearch.experiment import Experiment
 from metasearch.plan import Plan, Record, changes_of
 from metasearch.program import ExperimentProgram, build_program
-from metasearch.resolution import load
+from metasearch.resolution import resolve
 from metasearch.schema import weights_of
 from metasearch.tracking import RunDirectory
 
@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 def stored(directory: RunDirectory, objects: Mapping[str, Any] | None = None) -> Experiment:
-    """The experiment of a run directory.
+    """The experiment of a run directory; what its file names is looked for beside that file, as at the start.
 
     Raises:
         ResumeError: if it was started with objects that only the script that made them can give.
@@ -44,7 +44,8 @@ def stored(directory: RunDirectory, objects: Mapping[str, Any] | None = None) ->
                 f"{key} was given as an object ({value['object']}) in Python; continue with "
                 f"ms.resume({directory.id!r}, {key}=...)"
             )
-    return load(tree)
+    folder = directory.started().get("folder")
+    return resolve(tree, Path(folder) if folder is not None and Path(folder).is_dir() else None)
 
 
 @contextmanager

@@ -433,6 +433,7 @@ def _start_fields(directory: RunDirectory, experiment: Experiment) -> dict[str, 
         "seed_algorithm": seeding.ALGORITHM,
         "numerics": file.numerics.model_dump(),
         "workers": file.execution.workers,
+        "folder": experiment.blueprint.folders[0],
         "hostname": socket.gethostname(),
         "platform": platform.platform(),
         "command": shlex.join(["metasearch", *sys.argv[1:]])

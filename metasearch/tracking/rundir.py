@@ -120,13 +120,13 @@ class RunDirectory:
     @property
     def id(self) -> str:
         """The run's id: what its journal says, so that a renamed folder stays the same run; else the folder's name."""
-        return str(self._start().get("run", self.path.name))
+        return str(self.started().get("run", self.path.name))
 
     @property
     def name(self) -> str:
         """The experiment's name."""
         match = _FOLDER.fullmatch(self.path.name)
-        return str(self._start().get("name", match["name"] if match else self.path.name))
+        return str(self.started().get("name", match["name"] if match else self.path.name))
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -197,7 +197,8 @@ class RunDirectory:
             ) from error
         return results
 
-    def _start(self) -> Mapping[str, Any]:
+    def started(self) -> Mapping[str, Any]:
+        """The record with which the journal begins; empty before there is one."""
         if not self.journal_path.exists():
             return {}
         first = tail(self.journal_path, limit=1)[0]

@@ -122,6 +122,16 @@ def test_searches_with_several_objectives_are_compared_by_hypervolume(
     assert larger.difference == pytest.approx(larger.mean - plain.mean)
 
 
+def test_a_run_is_resumed_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = run_group(choices(tmp_path, monkeypatch, "from_anywhere"), folder=tmp_path, root=tmp_path / "runs")
+    away = tmp_path / "away"
+    away.mkdir()
+    monkeypatch.chdir(away)
+    monkeypatch.setattr("sys.path", [place for place in sys.path if place != str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "from_anywhere")
+    assert resume_group(group.path).rows == group.rows
+
+
 def test_training_runs_are_compared_by_what_no_search_has_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     group = run_group(choices(tmp_path, monkeypatch, "unseen"), folder=tmp_path, root=tmp_path / "runs")
     assert group.metric == "test L of the best"
