@@ -127,7 +127,8 @@ def print_group(group: Any, console: Console | None = None) -> None:
         _say(console, f"    metasearch resume {place(group.path)}")
         return
     several = len(group.rows) > 1
-    table = _grid("variant", group.metric, "seeds", *(["difference to the first"] if several else []))
+    title = group.metric.replace(" of the best", "\nof the best")
+    table = _grid("variant", title, "seeds", *(["difference\nto the first"] if several else []))
     for row in group.rows:
         apart = "" if row.difference is None else figure(group.metric, row.difference, row.difference_ci95)
         value = figure(group.metric, row.mean, row.ci95 if len(row.values) > 1 else None)
