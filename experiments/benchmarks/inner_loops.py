@@ -8,9 +8,9 @@ the batch's own statistics, 32 tasks a step. Methods:
     anil      second order, the inner loop moves the head only
     reptile   the way that training on a task takes the weights
     reptile_adam  Reptile as in experiments/omniglot_reptile.yaml: 5 steps of Adam on minibatches of 10 of 50 support
-                  images, 5 tasks a step, Adam's second moments carried on from step to step; the loop is that of the
-                  published code and of learn2learn's example: a module and an optimizer of torch that are loaded with
-                  phi and what was kept of Adam (`learn2learn` has nothing else here and is left out)
+                  images, 5 tasks a step, Adam's second moments carried on from step to step; the loop trains a module
+                  by torch's own Adam, loaded with phi for each task, and learn2learn, which has nothing for it, is left
+                  out
 
 Variants:
 
