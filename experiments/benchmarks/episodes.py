@@ -63,14 +63,21 @@ def estimates(
     kind: type[EpisodeEstimator],
     phi: Callable[[], Phi],
     compile_: CompileMode = "never",
+    **settings: Any,
 ) -> Iterator[Estimate]:
     """What an estimator finds at ``phi()`` in one step after the other, as the workers of a search compute it."""
     problem = Problem(sampler(arguments), lambda choices, split: learner, compile=compile_)
-    estimator = kind(kind.Config(tasks=arguments.tasks, shard=arguments.shard), problem)
+    estimator = kind(kind.Config(tasks=arguments.tasks, shard=arguments.shard, **settings), problem)
+    carried: list[Any] | None = None
     for drawn in task_seeds(arguments):
         shards = [drawn[i : i + arguments.shard] for i in range(0, len(drawn), arguments.shard)]
-        calls = [Call(0, index, "train", phi(), shard, 0, "train") for index, shard in enumerate(shards)]
-        yield estimator.combine([estimator.measure(call) for call in calls])[0]
+        kept = carried or [None] * len(shards)
+        calls = [
+            Call(0, index, "train", phi(), shard, 0, "train", carried=one)
+            for index, (shard, one) in enumerate(zip(shards, kept, strict=True))
+        ]
+        estimate, carried = estimator.combine([estimator.measure(call) for call in calls])
+        yield estimate
 
 
 def norm_of(gradients: list[Tensor]) -> float:
@@ -78,18 +85,25 @@ def norm_of(gradients: list[Tensor]) -> float:
 
 
 def torch_network(
-    filters: int, initial: Tensors, *, pool: str = "max", running: bool = True, outputs: int | None = None
+    filters: int,
+    initial: Tensors,
+    *,
+    pool: str = "max",
+    running: bool = True,
+    outputs: int | None = None,
+    flat: bool = False,
 ) -> nn.Sequential:
-    """Four blocks of torch's own layers with the initial parameters of one of ours, and a linear head over means of
-    the last maps where ``outputs`` are given.
+    """Four blocks of torch's own layers with the initial parameters of one of ours, and a linear head where ``outputs``
+    are given: over means of the last maps, or over these maps where it is ``flat``.
     """
     layers: list[nn.Module] = []
     for inputs in (1, *(filters,) * 3):
         conv = nn.Conv2d(inputs, filters, 3, stride=1 if pool == "max" else 2, padding=1, bias=False)
         layers += [conv, nn.BatchNorm2d(filters, track_running_stats=running), nn.ReLU()]
         layers += [nn.MaxPool2d(2)] if pool == "max" else []
-    layers += [nn.Flatten()] if outputs is None else [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    module = nn.Sequential(*layers, *([] if outputs is None else [nn.Linear(filters, outputs)]))
+    layers += [nn.Flatten()] if outputs is None or flat else [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    features = initial["head.weight"].shape[1] if "head.weight" in initial else filters
+    module = nn.Sequential(*layers, *([] if outputs is None else [nn.Linear(features, outputs)]))
     with torch.no_grad():  # what is initial beyond these belongs to parts of ours that the network does not have
         for parameter, value in zip(module.parameters(), initial.values(), strict=False):
             assert parameter.shape == value.shape

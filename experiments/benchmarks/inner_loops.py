@@ -7,6 +7,10 @@ the batch's own statistics, 32 tasks a step. Methods:
     fomaml    first order (W2: `--steps 5`)
     anil      second order, the inner loop moves the head only
     reptile   the way that training on a task takes the weights
+    reptile_adam  Reptile as in experiments/omniglot_reptile.yaml: 5 steps of Adam on minibatches of 10 of 50 support
+                  images, 5 tasks a step, Adam's second moments carried on from step to step; the loop trains a module
+                  by torch's own Adam, loaded with phi for each task, and learn2learn, which has nothing for it, is left
+                  out
 
 Variants:
 
@@ -63,7 +67,11 @@ ESTIMATORS: dict[str, type[EpisodeEstimator]] = {
     "fomaml": FirstOrder,
     "anil": Backprop,
     "reptile": Reptile,
+    "reptile_adam": Reptile,
 }
+ADAM: dict[str, Any] = {"steps": 5, "shots": 10, "queries": 1, "tasks": 5, "shard": 5}
+"""What ``reptile_adam`` computes, in place of the options."""
+BETAS = (0.0, 0.999)
 Step = Callable[[], float]
 Answer = Callable[[dict[str, Tensor]], Tensor]
 TaskStep = Callable[[Tensor, Tensor, Tensor, Tensor], None]
@@ -75,7 +83,7 @@ def main() -> None:
     arguments = parse()
     run(
         arguments,
-        lambda: [name for name in arguments.variants.split(",") if name != "learn2learn" or importable(name)],
+        lambda: [name for name in names(arguments) if name != "learn2learn" or importable(name)],
         lambda: prepared(arguments),
         heading=f"{arguments.method}, {arguments.steps} inner step(s), {arguments.ways}-way {arguments.shots}-shot, "
         f"{arguments.queries} queries a class, pool {arguments.pool}",
@@ -90,7 +98,18 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--pool", choices=["none", "max"], default="none")
     add_task_arguments(parser, ways=5, queries=1, tasks=32, shard=8)
     add_arguments(parser, "loop,eager,compiled,learn2learn", keep="eager,compiled")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.method == "reptile_adam":
+        vars(arguments).update(ADAM)
+    return arguments
+
+
+def names(arguments: argparse.Namespace) -> list[str]:
+    """The variants, of which the last one is the baseline."""
+    given = arguments.variants.split(",")
+    if arguments.method == "reptile_adam":
+        given = [*(name for name in given if name not in ("loop", "learn2learn")), "loop"]
+    return given
 
 
 def prepared(arguments: argparse.Namespace) -> tuple[Step, dict[str, float]]:
@@ -99,20 +118,27 @@ def prepared(arguments: argparse.Namespace) -> tuple[Step, dict[str, float]]:
 
 
 def learner_for(arguments: argparse.Namespace) -> Any:
-    block = {
+    block: dict[str, Any] = {
         "type": "inner_loop",
         "model": {"type": "conv4", "filters": arguments.filters, "pool": arguments.pool},
         "steps": arguments.steps,
         "adapt": ["head.*"] if arguments.method == "anil" else ["*"],
         "slots": {"learning_rates": {"type": "fixed", "value": RATE}},
     }
+    if arguments.method == "reptile_adam":
+        block["model"]["head"], block["batch"] = "flatten", 10
+        block["slots"] = {
+            "learning_rates": {"type": "fixed", "value": 0.001},
+            "update_rule": {"type": "adam", "betas": list(BETAS)},
+        }
     return build("learner", block, "learner", spec=sampler(arguments).spec("train"))
 
 
 def ours(arguments: argparse.Namespace, mode: CompileMode) -> Step:
     learner = learner_for(arguments)
     phi = learner.init(0)
-    found = estimates(arguments, learner, ESTIMATORS[arguments.method], lambda: phi, mode)
+    settings = {"optimizer_state": "carry"} if arguments.method == "reptile_adam" else {}
+    found = estimates(arguments, learner, ESTIMATORS[arguments.method], lambda: phi, mode, **settings)
 
     def step() -> float:
         gradient = next(found).gradient
@@ -124,7 +150,10 @@ def ours(arguments: argparse.Namespace, mode: CompileMode) -> Step:
 
 def network_for(arguments: argparse.Namespace) -> nn.Sequential:
     initial = learner_for(arguments).init(0).part("initialization")
-    return torch_network(arguments.filters, initial, pool=arguments.pool, running=False, outputs=arguments.ways)
+    flat = arguments.method == "reptile_adam"
+    return torch_network(
+        arguments.filters, initial, pool=arguments.pool, running=False, outputs=arguments.ways, flat=flat
+    )
 
 
 def looped(arguments: argparse.Namespace, module: nn.Module, task_step: TaskStep) -> Step:
@@ -146,7 +175,31 @@ def gather(module: nn.Module, direction: dict[str, Tensor]) -> None:
         value.grad = direction[name] if value.grad is None else value.grad + direction[name]
 
 
+def trained_by_adam(arguments: argparse.Namespace) -> Step:
+    module, learner = network_for(arguments), learner_for(arguments)
+    lanes = [network_for(arguments) for _ in range(arguments.tasks)]
+    rules = [torch.optim.Adam(lane.parameters(), lr=0.001, betas=BETAS) for lane in lanes]
+    tasks, steps = sampler(arguments), task_seeds(arguments)
+
+    def step() -> float:
+        for seed, lane, rule in zip(next(steps), lanes, rules, strict=True):
+            episode = tasks.sample("train", np.array([seed]))
+            lane.load_state_dict(module.state_dict())
+            for index in learner.drawn(episode, 0)["minibatches"][0]:
+                rule.zero_grad()
+                F.cross_entropy(lane(episode.support.x[0, index]), episode.support.y[0, index]).backward()
+                rule.step()
+            with torch.no_grad():
+                F.cross_entropy(lane(episode.query.x[0]), episode.query.y[0])  # ours measures it, too
+        ways = zip(module.parameters(), zip(*(lane.parameters() for lane in lanes), strict=True), strict=True)
+        return norm_of([value.detach() - torch.stack(ends).mean(0).detach() for value, ends in ways])
+
+    return step
+
+
 def plain(arguments: argparse.Namespace) -> Step:
+    if arguments.method == "reptile_adam":
+        return trained_by_adam(arguments)
     module = network_for(arguments)
     phi, head = dict(module.named_parameters()), module[-1]
 

@@ -69,20 +69,39 @@ class Adam(Component):
 
     def begin_update(self, values: Tensors, theta: Tensors) -> Any:
         zeros = {name: torch.zeros_like(theta[name]) for name in self.context.adapted}
-        return {"first": zeros, "second": zeros, "count": 0}
+        weight = next(iter(theta.values())).new_zeros(())
+        names = [name for name, beta in zip(("first", "second"), self.config.betas, strict=True) if beta]
+        return {name: {"mean": zeros, "weight": weight} for name in names}
 
     def update(
         self, values: Tensors, theta: Tensors, gradients: Tensors, rates: Tensors, state: Any, step: int
     ) -> tuple[Tensors, Any]:
-        (b1, b2), count = self.config.betas, state["count"] + 1
-        first = {name: b1 * state["first"][name] + (1 - b1) * one for name, one in gradients.items()}
-        second = {name: b2 * state["second"][name] + (1 - b2) * one * one for name, one in gradients.items()}
+        squares = {name: one * one for name, one in gradients.items()}
+        after = {
+            name: _mixed(state[name], seen, beta)
+            for name, seen, beta in zip(("first", "second"), (gradients, squares), self.config.betas, strict=True)
+            if beta
+        }
+        first = _corrected(after["first"]) if "first" in after else gradients
+        second = _corrected(after["second"]) if "second" in after else squares
         moved = {
-            name: theta[name]
-            - rates[name] * (first[name] / (1 - b1**count)) / (_root(second[name] / (1 - b2**count)) + self.config.eps)
+            name: theta[name] - rates[name] * first[name] / (_root(second[name]) + self.config.eps)
             for name in gradients
         }
-        return {**theta, **moved}, {"first": first, "second": second, "count": count}
+        return {**theta, **moved}, after
+
+
+def _mixed(moment: Any, seen: Tensors, beta: float) -> Any:
+    """A running mean one step on; its ``weight``, a number, is 1 - beta^t."""
+    return {
+        "mean": {name: beta * moment["mean"][name] + (1 - beta) * one for name, one in seen.items()},
+        "weight": beta * moment["weight"] + (1 - beta),
+    }
+
+
+def _corrected(moment: Any) -> Tensors:
+    """A running mean without what its start at zero makes of it."""
+    return {name: value / moment["weight"] for name, value in moment["mean"].items()}
 
 
 def _root(value: Tensor) -> Tensor:

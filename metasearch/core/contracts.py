@@ -138,7 +138,7 @@ class Drawing(Protocol):
 
     def drawn(self, task: Task, seed: int) -> Tensors:
         """All that ``evaluate`` draws for these tasks in training, by name, each ``[T, ...]``. Where ``task.info``
-        holds these names, ``evaluate`` takes them from there and draws nothing.
+        holds these names, ``evaluate`` and the steps of an inner loop take them from there and draw nothing.
         """
         ...
 

@@ -12,11 +12,12 @@ import torch
 from pydantic import NonNegativeInt
 from torch import Tensor
 
-from metasearch.core.contracts import Drawing, Learner, Unrollable
+from metasearch.core.contracts import Learner, Unrollable
 from metasearch.core.errors import UnsupportedError
-from metasearch.core.values import Batch, Call, Losses, Phi, Task, Tensors
+from metasearch.core.values import Call, Losses, Phi, Task, Tensors
 from metasearch.estimators.episodes import EpisodeEstimator, Problem
 from metasearch.estimators.graphs import Graphs
+from metasearch.estimators.packed import detached, packed, unpacked
 
 __all__ = ["Backprop", "FirstOrder"]
 
@@ -55,24 +56,15 @@ class Backprop(EpisodeEstimator):
             )
 
     def shard_losses(self, call: Call, phi: Phi, task: Task, learner: Learner) -> tuple[Losses, Tensors | None, Any]:
-        names = sorted(phi.tensors)
-        buffers = sorted(phi.buffers)
-        drawn = learner.drawn(task, call.seed) if isinstance(learner, Drawing) else {}
-        arrays = [task.support.x, task.support.y, task.query.x, task.query.y, *drawn.values()]
-        layout: dict[str, list[str]] = {}
         create_graph = self.create_graph and call.step >= self.config.first_order_until
         weights = self._weights(learner, call.step)
+        given = packed(phi, task, learner, call.seed)
+        if weights is not None:
+            given["weights"] = weights  # an input, so that other weights do not mean another program
 
-        def gradients(flat: list[Tensor]) -> tuple[Tensor, ...]:
-            """(tensors, buffers, weights, support, query, draws) -> (objective, query, metrics, updates, gradients)"""
-            given = flat[len(flat) - len(arrays) :]
-            leaves = [value.detach().requires_grad_() for value in flat[: len(names)]]
-            point = phi.replace(
-                tensors=dict(zip(names, leaves, strict=True)),
-                buffers=dict(zip(buffers, flat[len(names) : len(names) + len(buffers)], strict=True)),
-            )
-            info = {**task.info, **dict(zip(drawn, given[4:], strict=True))}
-            episode = Task(Batch(*given[:2]), Batch(*given[2:4]), task.seeds, info)
+        def gradients(given: dict[str, Any]) -> dict[str, Any]:
+            leaves = {name: value.detach().requires_grad_() for name, value in given["tensors"].items()}
+            point, episode = unpacked({**given, "tensors": leaves}, phi, task)
             with torch.enable_grad():
                 if weights is None:
                     losses = learner.evaluate(point, episode, call.seed, train=True, create_graph=create_graph)
@@ -85,33 +77,22 @@ class Backprop(EpisodeEstimator):
                         call.seed,
                         learner.n_steps(),
                         create_graph=create_graph,
-                        weights=flat[len(names) + len(buffers)],
+                        weights=given["weights"],
                         recompute=self.config.recompute,
                     )[1]
-                found = torch.autograd.grad(losses.objective.sum(), leaves, allow_unused=True)
-            layout["metrics"], layout["updates"] = sorted(losses.metrics), sorted(losses.updates)
-            filled = [torch.zeros_like(leaf) if one is None else one for leaf, one in zip(leaves, found, strict=True)]
-            return (
-                losses.objective.detach(),
-                losses.query.detach(),
-                *(losses.metrics[name].detach() for name in layout["metrics"]),
-                *(losses.updates[name].detach() for name in layout["updates"]),
-                *filled,
-            )
+                found = torch.autograd.grad(losses.objective.sum(), list(leaves.values()), allow_unused=True)
+            filled = {
+                name: torch.zeros_like(leaf) if one is None else one
+                for (name, leaf), one in zip(leaves.items(), found, strict=True)
+            }
+            return {"losses": detached(losses), "gradient": filled}
 
-        flat = [phi.tensors[name] for name in names] + [phi.buffers[name] for name in buffers]
-        flat += [] if weights is None else [weights]  # an input, so that other weights do not mean another program
-        flat += arrays
         if getattr(learner, "traceable", False) and not self.config.recompute:
-            key = (create_graph, weights is None, tuple(sorted(phi.choices.items(), key=str)))
-            (objective, query, *rest), layout = self._graphs.call(gradients, flat, key, layout)
+            key = (create_graph, tuple(sorted(phi.choices.items(), key=str)))
+            results = self._graphs.call(gradients, given, key)
         else:
-            objective, query, *rest = gradients(flat)
-        metrics = dict(zip(layout["metrics"], rest, strict=False))
-        rest = rest[len(metrics) :]
-        updates = dict(zip(layout["updates"], rest, strict=False))
-        found = dict(zip(names, rest[len(updates) :], strict=True))
-        return Losses(objective, query, metrics, updates), found, None
+            results = gradients(given)
+        return Losses(**results["losses"]), results["gradient"], None
 
     def _weights(self, learner: Learner, step: int) -> Tensor | None:
         """Weights of the last inner steps where the loop must be opened for them; None leaves it to the learner."""

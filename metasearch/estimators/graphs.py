@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from metasearch.estimators.compile import Compiled, CompileMode
 
 __all__ = ["Graphs"]
 
-Function = Callable[[list[Tensor]], tuple[Tensor, ...]]
-
 
 class Graphs:
-    """Traces a function of tensors once for each combination of shapes, and calls the traced form from then on.
+    """Traces functions of trees of tensors once for each combination of shapes, and calls the traced form after that.
 
     Args:
         mode: see :data:`~metasearch.estimators.compile.CompileMode`.
@@ -23,23 +23,34 @@ class Graphs:
 
     def __init__(self, mode: CompileMode) -> None:
         self._mode = mode
-        self._kept: dict[Hashable, tuple[Compiled, Any]] = {}
+        self._kept: dict[Hashable, tuple[Compiled, list[TreeSpec]]] = {}
 
-    def call(
-        self, function: Function, flat: list[Tensor], key: Hashable, layout: Any
-    ) -> tuple[tuple[Tensor, ...], Any]:
-        """``function(flat)`` and the layout that belongs to it.
+    def call(self, function: Callable[[Any], Any], given: Any, key: Hashable) -> Any:
+        """``function(given)``.
 
         Args:
-            function: a fixed function of its tensors for a given ``key``; it fills ``layout`` when it runs.
-            flat: its arguments.
-            key: all that the function depends on besides its tensors.
-            layout: what the function says about its outputs while it runs; that of the traced run is returned.
+            function: a fixed function of the tensors in a tree (dicts, lists, tuples) for a given ``key``; what it
+                returns is a tree of tensors.
+            given: the tree.
+            key: all that the function depends on besides.
         """
         if self._mode == "never":
-            return function(flat), layout
-        full = (key, tuple((tuple(one.shape), one.dtype, str(one.device)) for one in flat))
+            return function(given)
+        leaves, form = tree_flatten(given)
+        full = (key, form, tuple((tuple(one.shape), one.dtype, str(one.device)) for one in leaves))
         if full not in self._kept:
-            self._kept[full] = (Compiled(function, self._mode), layout)
-        compiled, kept = self._kept[full]
-        return compiled(flat), kept
+            forms: list[TreeSpec] = []  # of what the function returns, known when it has run
+
+            def flat(values: list[Tensor]) -> tuple[Tensor, ...]:
+                results, forms[:] = _flattened(function(tree_unflatten(values, form)))
+                return results
+
+            self._kept[full] = (Compiled(flat, self._mode), forms)
+        compiled, forms = self._kept[full]
+        return tree_unflatten(compiled(leaves), forms[0])
+
+
+def _flattened(tree: Any) -> tuple[tuple[Tensor, ...], list[TreeSpec]]:
+    leaves, form = tree_flatten(tree)
+    assert all(isinstance(leaf, torch.Tensor) for leaf in leaves)
+    return tuple(leaves), [form]

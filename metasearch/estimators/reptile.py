@@ -12,6 +12,8 @@ from metasearch.core.contracts import InnerProblem, Learner
 from metasearch.core.errors import UnsupportedError
 from metasearch.core.values import Call, Losses, Phi, Task, Tensors
 from metasearch.estimators.episodes import EpisodeEstimator, Problem
+from metasearch.estimators.graphs import Graphs
+from metasearch.estimators.packed import detached, packed, unpacked
 
 __all__ = ["Reptile"]
 
@@ -48,6 +50,7 @@ class Reptile(EpisodeEstimator):
     def __init__(self, config: Any, problem: Problem, function: str = "train") -> None:
         super().__init__(config, problem, function)
         self.carries = config.optimizer_state == "carry"
+        self._graphs = Graphs(problem.compile)
 
     def check(self, learner: Learner, phi: Phi) -> None:
         if not isinstance(learner, InnerProblem):
@@ -63,18 +66,38 @@ class Reptile(EpisodeEstimator):
 
     def shard_losses(self, call: Call, phi: Phi, task: Task, learner: Learner) -> tuple[Losses, Tensors | None, Any]:
         assert isinstance(learner, InnerProblem)
-        with torch.no_grad():
-            state = learner.begin(phi, task, call.seed)
-            if call.carried is not None:
-                state = {**state, "rule": tree_map(self._here, call.carried)}
-            for _ in range(learner.n_steps()):
-                state = learner.step(phi, task, state, call.seed, create_graph=False)
-            losses = learner.query_loss(phi, task, state, call.seed)
-            theta = state["theta"]
-            direction = {
-                name: (value - theta[name.removeprefix(_SLOT)].detach()).sum(0) for name, value in phi.tensors.items()
+        inner: InnerProblem = learner
+        given = packed(phi, task, learner, call.seed)
+        if call.carried is not None:
+            given["rule"] = tree_map(self._here, call.carried)
+        elif self.carries:
+            with torch.no_grad():
+                given["rule"] = inner.begin(phi, task, call.seed)["rule"]
+
+        def way(given: dict[str, Any]) -> dict[str, Any]:
+            with torch.no_grad():
+                point, episode = unpacked(given, phi, task)
+                state = inner.begin(point, episode, call.seed)
+                state = {**state, "rule": given.get("rule", state["rule"])}
+                for _ in range(inner.n_steps()):
+                    state = inner.step(point, episode, state, call.seed, create_graph=False)
+                losses = inner.query_loss(point, episode, state, call.seed)
+                theta = state["theta"]
+                direction = {
+                    name: (value - theta[name.removeprefix(_SLOT)].detach()).sum(0)
+                    for name, value in given["tensors"].items()
+                }
+            return {
+                "losses": detached(losses),
+                "direction": direction,
+                **({"rule": state["rule"]} if self.carries else {}),
             }
-        return losses, direction, state["rule"] if self.carries else None
+
+        if getattr(learner, "traceable", False):
+            results = self._graphs.call(way, given, tuple(sorted(phi.choices.items(), key=str)))
+        else:
+            results = way(given)
+        return Losses(**results["losses"]), results["direction"], results.get("rule")
 
     def _here(self, leaf: Any) -> Any:
         return leaf.to(self.problem.device) if isinstance(leaf, Tensor) else leaf

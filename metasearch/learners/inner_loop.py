@@ -26,7 +26,7 @@ from metasearch.core.space import Space
 from metasearch.core.values import Batch, Losses, Phi, Task, TaskSpec, Tensors
 from metasearch.learners.adapted import Adapted, Mode, predictions
 from metasearch.learners.losses import loss_for, metrics_for
-from metasearch.learners.minibatch import minibatch
+from metasearch.learners.minibatch import minibatch, minibatches, taken
 from metasearch.learners.slots import Slots
 from metasearch.learners.unroll import FINAL, Annealed, unroll
 from metasearch.models import build_model
@@ -35,6 +35,9 @@ from metasearch.models.shared import compilable
 __all__ = ["Batches", "InnerLoop", "Steps", "layer_seeds"]
 
 State = dict[str, Any]
+MINIBATCHES = "minibatches"
+TRACED_STEPS = 32
+"""Most steps on minibatches that are unrolled into a compiled graph; longer training takes minutes to compile."""
 DEFAULT_SLOTS: Mapping[str, Mapping[str, Any]] = {
     "initialization": {"type": "tensors"},
     "learning_rates": {"type": "fixed", "value": 0.1},
@@ -192,13 +195,24 @@ class InnerLoop:
     @property
     def traceable(self) -> bool:
         """Whether ``evaluate`` is a fixed function of its tensors, so that it may be traced once and compiled."""
-        fixed = self.config.batch.train is None and not self.slots.any_chosen and not self.slots.draws
+        few = self.config.batch.train is None or self.n_steps() <= TRACED_STEPS
+        fixed = few and not self.slots.any_chosen and not self.slots.draws
         ready = compilable(self.model) if self._head_only else getattr(self.model, "traceable", False)
         return fixed and ready
 
     def init(self, seed: int) -> Phi:
         """A fresh phi: what each slot learns, under the slot's name."""
         return self.slots.init(seed)
+
+    def drawn(self, task: Task, seed: int) -> Tensors:
+        """``minibatches [T, steps, size]``: the numbers of the support examples of each training step, where a step
+        takes a part of them.
+        """
+        size = self.config.batch.train
+        if size is None:
+            return {}
+        steps = self.n_steps() + (self.config.along == "support")  # the loss at the end is that of a further step
+        return {MINIBATCHES: minibatches(task.support, size, steps, layer_seeds(task, seed, "batch"))} if steps else {}
 
     def n_steps(self, *, train: bool = True) -> int:
         """Length of the inner loop in training or at test."""
@@ -380,6 +394,8 @@ class InnerLoop:
         size = self.config.batch.train if state["train"] else self.config.batch.test
         if size is None:
             return task.support
+        if state["train"] and MINIBATCHES in task.info:
+            return taken(task.support, task.info[MINIBATCHES][:, state["step"]])
         return minibatch(task.support, size, state["step"], layer_seeds(task, seed, "batch"))
 
     def _network(self, phi: Phi, state: State, like: Tensor) -> Tensors:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import Any
 
@@ -127,6 +128,43 @@ def test_the_state_of_adam_is_reset_or_goes_on_from_task_to_task(state: str) -> 
             found[evaluation] = found[evaluation] - (flat(phi.tensors) - end) / 2
     for rest in found:
         np.testing.assert_allclose(rest, 0.0, atol=1e-12)
+
+
+@pytest.mark.parametrize("state", ["reset", "carry"])
+@pytest.mark.parametrize("batch", [None, 2])
+def test_the_traced_form_gives_the_eager_values(state: str, batch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    programs = []
+
+    def interpret(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+        programs.append(graph)
+        return lambda values: graph(*values)
+
+    monkeypatch.setattr("metasearch.estimators.compile._inductor", interpret)
+    agree(*(chain(state, batch, mode) for mode in ("never", "always")), rtol=1e-13)
+    assert len(programs) == 1
+
+
+def test_the_compiled_form_gives_the_eager_values() -> None:
+    agree(*(chain("carry", 2, mode) for mode in ("never", "always")), rtol=1e-11)
+
+
+def chain(state: str, batch: Any, mode: Any) -> list[tuple[Any, Any]]:
+    """Three evaluations of two shards one after the other, and what they hand on."""
+    adam = {"update_rule": {"type": "adam", "betas": [0.5, 0.9]}}
+    problem = dataclasses.replace(quadratic(3, {"shots": 5}, slots=adam, batch=batch), compile=mode)
+    estimator, carried, found = reptile(problem, 4, 2, optimizer_state=state), None, []
+    for evaluation in range(3):
+        calls = estimator.calls(evaluation, start(problem), carried, 10 + evaluation)
+        estimate, carried = estimator.combine([estimator.measure(call) for call in calls])
+        found.append((estimate, carried))
+    return found
+
+
+def agree(left: list[tuple[Any, Any]], right: list[tuple[Any, Any]], rtol: float) -> None:
+    for (one, kept), (other, also) in zip(left, right, strict=True):
+        torch.testing.assert_close(other.gradient, one.gradient, rtol=rtol, atol=rtol)
+        np.testing.assert_allclose(other.per_task, one.per_task, rtol=rtol)
+        torch.testing.assert_close(also, kept, rtol=rtol, atol=rtol)
 
 
 def test_a_step_of_sgd_at_rate_1_goes_to_the_mean_of_where_training_led() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import ClassVar
 
@@ -244,10 +245,23 @@ class TestBatch:
             )
             torch.testing.assert_close(loop.evaluate(phi, alone, 9).query[0], together[index], rtol=1e-12, atol=0)
 
-    def test_a_loop_that_draws_its_examples_is_not_traced(self) -> None:
+    @pytest.mark.parametrize("along", ["query", "support"])
+    def test_examples_that_are_handed_in_are_those_that_it_draws(self, along: str) -> None:
+        loop, task = learner(steps=3, batch=2, along=along), tasks(count=3)
+        phi = loop.init(0).to("cpu", torch.float64)
+        drawn = loop.drawn(task, 9)
+        assert drawn["minibatches"].shape == (3, 3 if along == "query" else 4, 2)
+        given = dataclasses.replace(task, info={**task.info, **drawn})
+        found, own = loop.evaluate(phi, given, 0), loop.evaluate(phi, task, 9)
+        assert torch.equal(found.objective, own.objective)
+        assert torch.equal(found.query, own.query)
+        assert torch.equal(*(loop.evaluate(phi, one, 9, train=False).query for one in (given, task)))
+
+    def test_a_loop_with_few_steps_on_minibatches_is_traced(self) -> None:
         assert learner().traceable
-        assert learner(batch={"test": 2}).traceable
-        assert not learner(batch=2).traceable
+        assert learner(batch=2, steps=32).traceable
+        assert not learner(batch=2, steps=33).traceable
+        assert learner(batch={"test": 2}, steps=33).traceable
 
 
 class TestAdapt:
