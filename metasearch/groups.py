@@ -17,7 +17,8 @@ from metasearch.core.files import write_file
 from metasearch.core.objectives import Objectives, hypervolume
 from metasearch.core.statistics import paired_ci95
 from metasearch.resolution import resolve
-from metasearch.running import Listener, Outcome, resume, run
+from metasearch.running import Listener, Outcome, finished, resume, run
+from metasearch.tracking import RunDirectory
 from metasearch.trees import override
 
 __all__ = ["Group", "GroupRow", "expand", "is_group", "resume_group", "run_group", "table"]
@@ -131,7 +132,10 @@ def resume_group(path: Path | str, *, listener: Listener | None = None) -> Group
     folder = None if record["folder"] is None else Path(record["folder"])
     outcomes: list[Outcome] = []
     for name, tree in record["members"].items():
-        if (path / name / "config.yaml").exists():
+        directory = RunDirectory(path / name)
+        if directory.results_path.exists() and finished(directory):
+            outcome = Outcome(directory, "finished", results=directory.read_results())
+        elif directory.config_path.exists():
             outcome = resume(path / name, root=path, listener=listener)
         else:
             outcome = run(resolve(tree, folder), root=path, folder=name, listener=listener)

@@ -32,7 +32,7 @@ from metasearch.tracking import Journal, RunDirectory
 from metasearch.tracking.journal import read as read_journal
 from metasearch.trees import override, recorded
 
-__all__ = ["Listener", "Outcome", "extend", "resume", "run"]
+__all__ = ["Listener", "Outcome", "extend", "finished", "resume", "run"]
 
 _log = logging.getLogger(__name__)
 
@@ -337,7 +337,7 @@ class _Drive:
             shutil.rmtree(directory.path, ignore_errors=True)
             text = yaml.safe_dump(recorded(experiment.tree), sort_keys=False, allow_unicode=True)
             directory = RunDirectory.create(self.directory.path, experiment.file.name, text, folder=folder)
-        if not _finished(directory):
+        if not finished(directory):
             self.listener.on_phase(f"training again from the start, {steps} steps")
             outcome = _Drive(directory, experiment, Silent(), None, None).go()
             if outcome.status != "finished":
@@ -418,7 +418,8 @@ class _Drive:
         )
 
 
-def _finished(directory: RunDirectory) -> bool:
+def finished(directory: RunDirectory) -> bool:
+    """Whether the last driver of a run came to its end."""
     records = read_journal(directory.journal_path) if directory.journal_path.exists() else []
     ends = [one["status"] for one in records if one["type"] == "end"]
     return ends[-1:] == ["finished"]

@@ -116,9 +116,9 @@ class MlflowView:
 
     def urls(self) -> dict[str, str]:
         """Pages that show this search (see :func:`urls`); empty while MLflow has not been reached."""
-        if self._session is None or self._session.run_id is None:
-            return {}
         session = self._session
+        if session is None or session.run_id is None:
+            return {}
         return urls(self.uri, session.experiment_id, session.run_id, session.best_children(), viewed=session.viewed)
 
     def __enter__(self) -> MlflowView:

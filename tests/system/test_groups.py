@@ -9,6 +9,7 @@ from records import content
 
 from metasearch.core.errors import ConfigError
 from metasearch.groups import expand, is_group, resume_group, run_group
+from metasearch.running import resume
 
 
 def test_seeds_and_variants_expand_to_every_combination() -> None:
@@ -130,6 +131,7 @@ def test_a_run_is_resumed_from_anywhere(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("sys.path", [place for place in sys.path if place != str(tmp_path)])
     monkeypatch.delitem(sys.modules, "from_anywhere")
     assert resume_group(group.path).rows == group.rows
+    assert resume(group.path / "plain-0").status == "finished"
 
 
 def test_training_runs_are_compared_by_what_no_search_has_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
