@@ -52,12 +52,25 @@ def test_restored_and_unpickled_searchers_suggest_what_the_first_would_have(tmp_
     copy = cloudpickle.loads(cloudpickle.dumps(first))
     restored = TuneSearcher(TPE, SPACE, metric="loss", mode="min", seed=3)
     restored.restore(str(tmp_path / "state"))
-    for one in (first, copy, restored):
+    unaware = TuneSearcher(TPE, seed=3)  # as Tune restores it
+    unaware.restore(str(tmp_path / "state"))
+    for one in (first, copy, restored, unaware):
         one.on_trial_complete("open", None, error=True)
-    assert go_on(first, 6, 10) == go_on(copy, 6, 10) == go_on(restored, 6, 10)
+    assert go_on(first, 6, 10) == go_on(copy, 6, 10) == go_on(restored, 6, 10) == go_on(unaware, 6, 10)
     other = TuneSearcher(TPE, SPACE, metric="loss", mode="min", seed=4)
     with pytest.raises(ResumeError, match="asked again"):
         other.restore(str(tmp_path / "state"))
+
+
+def test_a_space_with_objects_must_be_given_again(tmp_path: Path) -> None:
+    first = TuneSearcher(TPE, {**SPACE, "layer": dict}, metric="loss", mode="min")
+    go_on(first, 0, 2)
+    first.save(str(tmp_path / "state"))
+    with pytest.raises(ResumeError, match="space="):
+        TuneSearcher(TPE).restore(str(tmp_path / "state"))
+    again = TuneSearcher(TPE, {**SPACE, "layer": dict})
+    again.restore(str(tmp_path / "state"))
+    assert go_on(again, 2, 4) == go_on(first, 2, 4)
 
 
 def test_what_is_to_be_raised_is_raised_and_what_is_no_number_fails() -> None:
@@ -162,7 +175,6 @@ def test_a_tuner_with_a_concurrency_limit_uses_it(local_ray: None, tmp_path: Pat
 
 
 @pytest.mark.ray
-@pytest.mark.slow
 def test_a_killed_tuner_is_restored_and_suggests_what_an_undisturbed_one_does(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     (tmp_path / "hold").touch()  # the fifth trial does not end before it is gone
@@ -198,7 +210,7 @@ def started(folder: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def wait_for(process: subprocess.Popen[bytes], folder: Path, come: Callable[[], bool], limit_s: float = 600) -> None:
+def wait_for(process: subprocess.Popen[bytes], folder: Path, come: Callable[[], bool], limit_s: float = 240) -> None:
     end = time.monotonic() + limit_s
     while not come():
         if process.poll() not in (None, 0) or time.monotonic() > end:

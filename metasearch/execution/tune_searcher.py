@@ -97,18 +97,26 @@ class TuneAdapter(TuneBase):
         self._tell(trial_id, numbers)
 
     def save(self, checkpoint_path: str) -> None:
-        """Writes what happened so far as JSON."""
+        """Writes what happened so far as JSON, and the space as far as it is plain values."""
         state = {"format": 1, "metric": self._metric, "mode": self._mode, "events": self._events}
-        write_file(Path(checkpoint_path), to_json(state))
+        try:
+            text = to_json({**state, "space": self._tree})
+        except TypeError:
+            text = to_json(state)
+        write_file(Path(checkpoint_path), text)
 
     def restore(self, checkpoint_path: str) -> None:
         """Takes up what :meth:`save` wrote.
 
         Raises:
-            ResumeError: if the searcher, asked again, suggests something else.
+            ResumeError: if the searcher, asked again, suggests something else, or the space is neither known here nor
+                in what was saved.
         """
         state = from_json(Path(checkpoint_path).read_text("utf-8"))
         self._metric, self._mode = state["metric"], state["mode"]
+        self._tree = state.get("space") if self._tree is None else self._tree  # Tune restores before it says the space
+        if self._tree is None:
+            raise ResumeError("the space holds objects, which are not saved; give the searcher its space: space=...")
         self._walk(state["events"])
 
     def __getstate__(self) -> dict[str, Any]:
