@@ -125,7 +125,7 @@ def log_scale(axes: Axes, which: Literal["x", "y"], low: float, high: float) -> 
     """Makes an axis logarithmic, with plain numbers at its ticks: powers of ten, or 1, 2, 5 where there are few."""
     axes.set(**{f"{which}scale": "log"})
     axis: Axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_major_locator(LogLocator(subs=(1.0,) if high / low > 1e3 else (1.0, 2.0, 5.0), numticks=7))
+    axis.set_major_locator(LogLocator(subs=(1.0,) if high / low > 100 else (1.0, 2.0, 5.0), numticks=7))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 

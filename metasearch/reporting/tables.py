@@ -56,7 +56,7 @@ def proposals(history: History) -> Markup:
     shown = _shown(ranked)
     names = list(dict.fromkeys(name for one in shown for name in one.choices))
     wide = len(names) <= _COLUMNS
-    metrics = list(dict.fromkeys(name for one in shown for name in one.metrics or ()))[:2]
+    metrics = list(dict.fromkeys(name for one in shown for name in one.metrics or () if name != "L"))[:2]
     labels = [
         Markup(f'<span title="{escape(name)}">{escape(short)}</span>') for name, short in short_names(names).items()
     ]
