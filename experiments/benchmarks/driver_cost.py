@@ -6,7 +6,8 @@ nothing may grow with the journal. `--mlflow` adds a search that is shown in MLf
 without and with a child run for each proposal; the last upload is included, the making of an empty database is not.
 
 `--tune` compares that many evaluations that return at once, on two workers of a local Ray: Ray Tune with OptunaSearch
-and `reuse_actors`, and this package with the same sampler, without and with MLflow.
+and `reuse_actors`, and this package with the same sampler, without and with MLflow. `--trials` compares that many
+training runs of five seconds (of sleep), from the first proposal to the last record.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from metasearch.tracking.mlflow import MlflowView
 
 SPACE = Space({"x": Float(-1.0, 1.0)})
 WORKERS = 2
+NAP_S = 5.0
 
 
 class Direct(TrialCalls):
@@ -164,7 +166,49 @@ def against_tune(evaluations: int) -> None:
         session.close()
 
 
-def raw_tune(evaluations: int) -> float:
+def nap(config: dict[str, Any], trial: Any) -> float:
+    """A training run of five seconds."""
+    time.sleep(NAP_S)
+    return float(config["x"] ** 2)
+
+
+def trials_against_tune(trials: int) -> None:
+    """Prints how long training runs of five seconds take under Ray Tune, and here."""
+    import metasearch as ms
+    from metasearch.execution import start_ray
+    from metasearch.running import Silent
+    from metasearch.tracking import read
+
+    session = start_ray(WORKERS)
+    try:
+        tune = raw_tune(trials, NAP_S) * trials / 1e3
+    finally:
+        session.close()
+    print(f"Ray Tune, OptunaSearch, reuse_actors: {trials} trials of {NAP_S:g} s in {tune:.1f} s", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        found = ms.search(
+            name="naps",
+            objective=nap,
+            space={"x": {"float": [-1.0, 1.0]}},
+            searcher={"type": "optuna", "sampler": "tpe", "in_flight": WORKERS},
+            budget={"evaluations": trials},
+            tracking={"mlflow": f"sqlite:///{folder}/mlflow.db", "report": False},
+            workers=WORKERS,
+            runs=folder,
+            listener=Silent(),
+        )
+        records = read(found.directory.journal_path)
+    asks = [one["elapsed"] for one in records if one["type"] == "ask"]
+    ends = [one["elapsed"] for one in records if one["type"] == "evaluation"]
+    if len(ends) != trials:
+        raise SystemExit(f"{len(ends)} of {trials} runs ended; this figure would be wrong")
+    own = ends[-1] - asks[0]
+    print(
+        f"metasearch, the same sampler, with a child run each in MLflow: {own:.1f} s, {own / tune:.2f} of Tune's time"
+    )
+
+
+def raw_tune(evaluations: int, seconds: float = 0.0) -> float:
     """Milliseconds an evaluation of Ray Tune as its documentation shows it, quiet and with actors kept."""
     from ray import tune
     from ray.tune.search import ConcurrencyLimiter
@@ -175,6 +219,7 @@ def raw_tune(evaluations: int) -> float:
             self.x = config["x"]
 
         def step(self) -> dict[str, Any]:
+            time.sleep(seconds)
             return {"L": self.x**2, "done": True}
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -218,6 +263,9 @@ def main() -> None:
     parser.add_argument(
         "--tune", type=int, nargs="?", const=1_000, metavar="N", help="also N evaluations against Ray Tune"
     )
+    parser.add_argument(
+        "--trials", type=int, nargs="?", const=20, metavar="N", help="also N training runs of 5 s against Ray Tune"
+    )
     options = parser.parse_args()
     milliseconds(10)  # the first search also pays for imports
     for n in options.evaluations:
@@ -228,6 +276,8 @@ def main() -> None:
             print(f"{options.mlflow:>6,} evaluations, MLflow with {name}: {cost:.2f} ms each", flush=True)
     if options.tune:
         against_tune(options.tune)
+    if options.trials:
+        trials_against_tune(options.trials)
 
 
 if __name__ == "__main__":

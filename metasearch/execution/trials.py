@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 from ray import tune
 from ray.tune import FailureConfig, RunConfig, TuneConfig, Tuner
+from ray.tune.experiment.trial import Trial as TuneTrial
 from ray.tune.schedulers import TrialScheduler
 
 from metasearch.core.errors import ExecutionError, MetasearchError
@@ -134,6 +135,7 @@ class Trials:
             self._scheduler = population_scheduler(self._ranking, self._desk, space or Space(), seed)
         else:
             self._scheduler = make_scheduler(self._ranking)
+        _keep_actors(self._scheduler, workers)
         self._in_flight = 0
         self._thread: threading.Thread | None = None
 
@@ -229,3 +231,22 @@ class Trials:
             Tuner(self._trainable, tune_config=config, run_config=run).fit()
         except BaseException as error:  # noqa: BLE001 -- raised by wait(), in the thread that can act on it
             self._desk.arrived.put(self._desk.error or error)
+
+
+def _keep_actors(scheduler: TrialScheduler, workers: int) -> None:
+    """Has Tune keep an idle actor for each worker.
+
+    Of the actors that no waiting trial needs Tune keeps one. Where a batch is told before the next one is asked for,
+    all others would end with each batch, and new processes import everything again. There is no setting for it; what
+    sees Tune's controller is a scheduler.
+    """
+    add = scheduler.on_trial_add
+    kept: list[Any] = []
+
+    def on_trial_add(tune_controller: Any, trial: Any) -> None:
+        if not kept and isinstance(trial, TuneTrial):  # an earlier process's trials are fed without a controller
+            kept.append(trial.placement_group_factory)
+            tune_controller._actor_cache.increase_max(kept[0], workers)
+        add(tune_controller, trial)
+
+    scheduler.on_trial_add = on_trial_add  # type: ignore[method-assign]

@@ -98,6 +98,15 @@ class Program:
     def slow(self, call: Call, trial: Trial) -> Measurement:
         return train(trial, 6, lambda step: time.sleep(0.25))
 
+    def together(self, call: Call, trial: Trial) -> Measurement:
+        """Waits for its neighbour (51 for 50, 53 for 52 ...) to run as well."""
+        up = trial.checkpoint().parents[1]
+        (up / f"up-{call.proposal}").touch()
+        end = time.monotonic() + 60
+        while not (up / f"up-{call.proposal ^ 1}").exists() and time.monotonic() < end:
+            time.sleep(0.05)
+        return train(trial, 1, lambda step: None)
+
     def failing(self, call: Call, trial: Trial) -> Measurement:
         def stumble(step: int) -> None:
             if step == 3:

@@ -88,6 +88,15 @@ def test_runs_that_raise_or_never_report_end_too(trials: Trials) -> None:
     assert value(ends[13]) == 13
 
 
+def test_workers_stay_from_batch_to_batch(trials: Trials) -> None:
+    used = []
+    for batch in ((50, 51), (52, 53), (54, 55)):
+        reports, _ = drain(trials, [trial(number, "together") for number in batch])
+        used.append({int(reports[number][0].metrics["pid"]) for number in batch})
+    assert used[0] == used[1] == used[2]
+    assert len(used[0]) == 2
+
+
 def test_function_calls_are_answered_as_well(trials: Trials) -> None:
     shared = trials.put(phi())
     _, ends = drain(trials, [call(i, "scribble", shared) for i in range(2)])
