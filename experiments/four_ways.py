@@ -121,7 +121,8 @@ def _finite(value: float) -> float:
 
 def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     """Mean and half-width of its 95 % interval over seeds, by Student's t; nan for one seed."""
-    return paired_ci95(values, np.zeros(len(values)))
+    with np.errstate(invalid="ignore"):  # a best that still diverges on a task has no interval
+        return paired_ci95(values, np.zeros(len(values)))
 
 
 def markdown(found: Mapping[str, Curve]) -> str:
