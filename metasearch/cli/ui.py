@@ -25,7 +25,7 @@ from metasearch.tracking.rundir import RunDirectory, list_folders
 __all__ = ["ui"]
 
 _HOST = "127.0.0.1"
-_START_S = 90.0
+_START_S = 180.0
 
 
 def ui(given: Namespace) -> int:

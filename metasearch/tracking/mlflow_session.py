@@ -179,7 +179,8 @@ class Session:
             self._view, self.viewed = view, True
 
     def _send_child(self, run_id: str, child: ChildRun) -> None:
-        for kind, names in (("metrics", [row.name for row in child.rows]), ("params", child.params)):
+        shown = [row.name for row in child.rows if row.name != "objective"]  # for most searches it is L once more
+        for kind, names in (("metrics", shown), ("params", child.params)):
             known = self._columns[kind]
             known |= dict.fromkeys([name for name in names if name not in known][: _COLUMNS[kind] - len(known)])
         child_id, status = self._children.get(child.proposal) or self._create_child(run_id, child)
