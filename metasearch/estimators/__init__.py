@@ -10,6 +10,7 @@ for _name, _path in {
     "first_order": "metasearch.estimators.backprop:FirstOrder",
     "bilevel": "metasearch.estimators.bilevel:Bilevel",
     "implicit": "metasearch.estimators.implicit:Implicit",
+    "ppo": "metasearch.estimators.ppo:PPO",
     "reptile": "metasearch.estimators.reptile:Reptile",
     "truncated": "metasearch.estimators.truncated:Truncated",
     "es": "metasearch.estimators.evolution:ES",

@@ -7,7 +7,8 @@
 The inner gradient is REINFORCE (Williams 1992) with a linear baseline on features of state and time (Duan et al. 2016,
 arXiv:1604.06778). phi descends the same surrogate on trajectories of theta_K: its gradient is the policy gradient of
 MAML-RL (Finn, Abbeel, Levine 2017, arXiv:1703.03400, Algorithm 3), with a gradient step in place of TRPO. As there, the
-sampling of the first trajectories counts as a constant.
+sampling of the first trajectories counts as a constant. With the estimator ``ppo``, phi takes several steps on the same
+trajectories in place of one.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,10 +28,10 @@ from metasearch.core import seeds as seeding
 from metasearch.core.contracts import Environment, Model
 from metasearch.core.errors import ArtifactError, UnsupportedError
 from metasearch.core.values import Batch, Losses, Phi, Task, TaskSpec, Tensors
-from metasearch.learners.inner_loop import InnerLoop, State
+from metasearch.learners.inner_loop import InnerLoop, State, layer_seeds
 from metasearch.models import build_model
 
-__all__ = ["GaussianPolicy", "PolicyLoop", "Rollout", "advantages", "linear_baseline", "log_density"]
+__all__ = ["GaussianPolicy", "PolicyLoop", "Rollout", "Trajectories", "advantages", "linear_baseline", "log_density"]
 
 _STD = "log_std"
 
@@ -97,6 +98,21 @@ class Rollout:
         return self.rewards.sum(-1)
 
 
+@dataclass(frozen=True)
+class Trajectories(Batch):
+    """Examples whose trajectories are made already: a step on them makes none.
+
+    Args:
+        rollout: the trajectories.
+        density: logarithms of their actions' densities under the policy that made them, ``[T, n, H]``.
+        buffers: the network's buffers after they were made.
+    """
+
+    rollout: Rollout
+    density: Tensor
+    buffers: Tensors
+
+
 class PolicyLoop(InnerLoop):
     """An inner loop on trajectories of a Gaussian policy; see the module. L is minus the mean return.
 
@@ -120,11 +136,16 @@ class PolicyLoop(InnerLoop):
             discount: of a reward, a step.
             normalize: scale a task's advantages to mean 0 and deviation 1.
             log_std: logarithm of the policy's standard deviations at first.
+            surrogate: what an inner step descends: advantages times the ``log_density`` of the actions, as MAML does,
+                or times the ``ratio`` of their densities to those they were drawn with (ProMP's low variance
+                curvature, Rothfuss et al. 2019, arXiv:1810.06784). Steps on fresh trajectories are the same;
+                their derivatives in theta are not, and on older ones only the ratio allows for theta's way since.
         """
 
         discount: float = Field(default=0.99, gt=0.0, le=1.0)
         normalize: bool = True
         log_std: float = 0.0
+        surrogate: Literal["log_density", "ratio"] = "log_density"
 
     def __init__(self, config: Any, spec: TaskSpec, choices: Mapping[str, Any] | None = None) -> None:
         if spec.environment is None:
@@ -148,6 +169,8 @@ class PolicyLoop(InnerLoop):
         self, theta: Tensors, buffers: Tensors, batch: Batch, seeds: NDArray[np.int64]
     ) -> tuple[Tensor, Tensors]:
         """The surrogate loss of each trajectory, ``[T, n]``."""
+        if isinstance(batch, Trajectories):
+            return self.surrogate(theta, buffers, batch.rollout, batch.density)
         rollout, _ = self.rollout(theta, buffers, batch, seeds)
         return self.surrogate(theta, buffers, rollout)
 
@@ -156,13 +179,38 @@ class PolicyLoop(InnerLoop):
 
         Trajectories are drawn without a seed, too: from the tasks' own.
         """
-        key = np.int64(seeding.derive(0 if seed is None else seed, "query", state["step"]))
-        seeds = np.bitwise_xor(task.seeds, key)
-        rollout, buffers = self.rollout(state["theta"], state["buffers"], task.query, seeds)
-        objective = self.surrogate(state["theta"], state["buffers"], rollout)[0].mean(-1)
-        returns = rollout.returns.mean(-1)
-        updates = {f"initialization.{name}": value.to(torch.float64).mean(0) for name, value in buffers.items()}
-        return Losses(objective, -returns, {"return": returns.to(torch.float64)}, updates)
+        theta = self._network(phi, state, task.query.x)
+        seeds = layer_seeds(task, 0 if seed is None else seed, "query", state["step"])
+        rollout, buffers = self.rollout(theta, state["buffers"], task.query, seeds)
+        objective = self.surrogate(theta, state["buffers"], rollout)[0].mean(-1)
+        return _losses(objective, rollout, buffers)
+
+    def trajectories(
+        self, phi: Phi, task: Task, state: State, seed: int, purpose: Literal["support", "query"]
+    ) -> Trajectories:
+        """The trajectories that the next step learns from, or that a state is judged by, to be used more than once."""
+        batch, number = (task.support, state["step"]) if purpose == "support" else (task.query, state["step"] - 1)
+        with torch.no_grad():
+            theta = self.slots.parameters(phi, state["theta"], max(number, 0), batch.x)
+            seeds = layer_seeds(task, seed, purpose, state["step"])
+            rollout, buffers = self.rollout(theta, state["buffers"], batch, seeds)
+            density = self.density(theta, state["buffers"], rollout)
+        return Trajectories(batch.x, batch.y, rollout, density, buffers)
+
+    def clipped_loss(self, phi: Phi, state: State, made: Trajectories, clip: float) -> Losses:
+        """A state judged by trajectories of an earlier one: PPO's objective, and what :meth:`query_loss` says of them.
+
+        With r the ratio of an action's densities, it is minus the mean of min(r A, clip(r, 1 - clip, 1 + clip) A) in
+        place of r A (Schulman et al. 2017, arXiv:1707.06347, Eq. 7). The metric ``clipped`` is the share of steps whose
+        r lies outside.
+        """
+        theta, alive = self._network(phi, state, made.x), made.rollout.alive
+        weight = advantages(made.rollout, self.config.discount, normalize=self.config.normalize)
+        ratio = ((self.density(theta, state["buffers"], made.rollout) - made.density) * alive).exp()
+        gain = torch.minimum(ratio * weight, ratio.clamp(1 - clip, 1 + clip) * weight)
+        losses = _losses(_per_trajectory(-gain, made.rollout).mean(-1), made.rollout, made.buffers)
+        outside = ((ratio.detach() - 1).abs() > clip).to(torch.float64).sum((1, 2)) / alive.sum((1, 2))
+        return dataclasses.replace(losses, metrics={**losses.metrics, "clipped": outside})
 
     @torch.no_grad()
     def rollout(
@@ -188,16 +236,43 @@ class PolicyLoop(InnerLoop):
             state = after
         return Rollout(*(torch.stack(one, 2) for one in zip(*steps, strict=True))), buffers
 
-    def surrogate(self, theta: Tensors, buffers: Tensors, rollout: Rollout) -> tuple[Tensor, Tensors]:
-        """``-sum_t log pi(a_t | s_t) A_t`` of each trajectory over the mean length of the task's, ``[T, n]``."""
+    def surrogate(
+        self, theta: Tensors, buffers: Tensors, rollout: Rollout, drawn: Tensor | None = None
+    ) -> tuple[Tensor, Tensors]:
+        """``-sum_t log pi(a_t | s_t) A_t`` of each trajectory over the mean length of the task's, ``[T, n]``; or with
+        the ratio of densities in place of the logarithm.
+
+        Args:
+            theta: parameters of the policy ``[T, ...]``.
+            buffers: of its network, returned as they are.
+            rollout: the trajectories.
+            drawn: logarithms of the densities that their actions were drawn with; None means under ``theta``.
+        """
+        score = self.density(theta, buffers, rollout)
+        if self.config.surrogate == "ratio":
+            score = ((score - (score.detach() if drawn is None else drawn)) * rollout.alive).exp()
         weight = advantages(rollout, self.config.discount, normalize=self.config.normalize)
+        return _per_trajectory(-score * weight, rollout), buffers
+
+    def density(self, theta: Tensors, buffers: Tensors, rollout: Rollout) -> Tensor:
+        """Logarithms of the densities of a rollout's actions under the policy with parameters ``theta``, ``[T, n, H]``,
+        up to a constant.
+        """
         tasks, n, horizon = rollout.rewards.shape
         mean, _ = self.model(theta, buffers, rollout.observations.flatten(1, 2))
-        density = log_density(
-            rollout.actions, mean.reshape(tasks, n, horizon, -1), theta[_STD].reshape(tasks, 1, 1, -1)
-        )
-        length = rollout.alive.sum((1, 2)) / n
-        return -(density * weight * rollout.alive).sum(-1) / length[:, None], buffers
+        return log_density(rollout.actions, mean.reshape(tasks, n, horizon, -1), theta[_STD].reshape(tasks, 1, 1, -1))
+
+
+def _per_trajectory(values: Tensor, rollout: Rollout) -> Tensor:
+    """Sums of values of single steps ``[T, n, H]`` over the mean length of a task's trajectories, ``[T, n]``."""
+    length = rollout.alive.sum((1, 2)) / rollout.alive.shape[1]
+    return (values * rollout.alive).sum(-1) / length[:, None]
+
+
+def _losses(objective: Tensor, rollout: Rollout, buffers: Tensors) -> Losses:
+    returns = rollout.returns.mean(-1)
+    updates = {f"initialization.{name}": value.to(torch.float64).mean(0) for name, value in buffers.items()}
+    return Losses(objective, -returns, {"return": returns.to(torch.float64)}, updates)
 
 
 def log_density(actions: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
