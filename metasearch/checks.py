@@ -61,6 +61,7 @@ def check(experiment: Experiment, program: ExperimentProgram) -> None:
         )
     _check_population(experiment)
     _check_compared(experiment)
+    _check_ensemble(experiment, program)
     if file.test is not None and experiment.episodes:
         _check_split(program, file.test.split, "test")
         takes_list(program.tasks, file.test.split, file.test.episodes, "test")
@@ -161,6 +162,27 @@ def _check_used(experiment: Experiment, program: ExperimentProgram, evaluation: 
         program.retrained({})
     elif file.test.retrain is not None and not experiment.trials:
         raise UnsupportedError("test.retrain", f"an evaluation of type {kind!r} has none; leave it out")
+
+
+def _check_ensemble(experiment: Experiment, program: ExperimentProgram) -> None:
+    """That ``test.ensemble`` has predictions to average, of networks of one kind, and something to choose them by."""
+    file = experiment.file
+    if file.test is None or file.test.ensemble is None:
+        return
+    path, words = "test.ensemble", "averages the predictions of the phis that were best by validation"
+    if not experiment.episodes or file.validation is None:
+        raise ConfigError(path, f"{words}, and this search has no validation to choose by; add one, or leave it out")
+    if experiment.space:
+        raise UnsupportedError(
+            path,
+            f"{words}; under different choices ({next(iter(experiment.space))} ...) they need not be networks of one "
+            "kind. Leave it out",
+        )
+    if file.test.retrain is not None or file.test.derive is not None:
+        raise UnsupportedError(path, f"{words}; test.retrain and test.derive test something else. Leave it out")
+    kind = program.tasks.spec(file.test.split).kind
+    if kind not in ("classification", "regression"):
+        raise UnsupportedError(path, f"{words}; a mean has no meaning for tasks of kind {kind!r}. Leave it out")
 
 
 def _check_split(program: ExperimentProgram, split: str, block: str) -> None:

@@ -28,6 +28,7 @@ from metasearch.plan import (
     detail_of,
     fields_of,
     from_record,
+    merit,
 )
 
 __all__ = ["Controller", "Validate"]
@@ -50,7 +51,7 @@ class Controller:
         history: the journal's records so far (empty for a new run).
         checkpoint: what the newest checkpoint holds, or None.
         validate: measures phi on held-out tasks.
-        on_best: called with phi and the validation record whenever validation improves.
+        on_validation: called with phi and the record of each validation; on the way to a checkpoint it is not.
         on_record: called with every record, old ones not included (tracking and displays feed on it).
     """
 
@@ -67,7 +68,7 @@ class Controller:
         history: Iterable[Record] = (),
         checkpoint: Mapping[str, Any] | None = None,
         validate: Validate | None = None,
-        on_best: Callable[[Phi, Record], None] | None = None,
+        on_validation: Callable[[Phi, Record], None] | None = None,
         on_record: Callable[[Record], None] | None = None,
     ) -> None:
         self.searcher, self.estimator, self.executor = searcher, estimator, executor
@@ -75,7 +76,7 @@ class Controller:
         self._base = base or Phi()
         self._history = list(history)
         self._checkpoint = checkpoint
-        self._validate, self._on_best, self._on_record = validate, on_best, on_record
+        self._validate, self._on_validation, self._on_record = validate, on_validation, on_record
         self.step = 0
         self.asked = 0
         self.best: Record | None = None
@@ -364,24 +365,13 @@ class Controller:
             record = self._record("validation", step=self.step, best=self._improves(fields), **fields, **chosen)
         if record["best"]:
             self.best = record
-            restored = self._checkpoint is not None and self.step < self._checkpoint["step"]
-            if self._on_best is not None and not restored:
-                self._on_best(phi, record)
+        restored = self._checkpoint is not None and self.step < self._checkpoint["step"]
+        if self._on_validation is not None and not restored:
+            self._on_validation(phi, record)
 
     def _improves(self, fields: Mapping[str, Any]) -> bool:
-        value, sign = self._selected(fields)
-        if not math.isfinite(value):
-            return False
-        return self.best is None or sign * value > sign * self._selected(self.best)[0]
-
-    def _selected(self, fields: Mapping[str, Any]) -> tuple[float, int]:
-        if self.plan.select == "L":
-            return float(fields["L"]), -1
-        if self.plan.select not in fields["metrics"]:
-            raise ExecutionError(
-                f"validation.select is {self.plan.select!r}; the tasks measure: L, {', '.join(fields['metrics'])}"
-            )
-        return float(fields["metrics"][self.plan.select]), 1
+        value = merit(fields, self.plan.select)
+        return math.isfinite(value) and (self.best is None or value > merit(self.best, self.plan.select))
 
     # The record
 

@@ -16,6 +16,7 @@ from metasearch.core.contracts import Executor, InnerProblem, TaskDistribution
 from metasearch.core.errors import ConfigError, UnsupportedError
 from metasearch.core.values import Call, Phi
 from metasearch.estimators.value import Value
+from metasearch.evaluation.ensemble import stacked
 from metasearch.evaluation.intervals import Summary, summarize
 from metasearch.execution import gather
 from metasearch.program import ExperimentProgram
@@ -113,6 +114,15 @@ class HeldOut:
         phi = self.prepare(name) if phi is None else phi
         fields = self._timed(f"baseline:{name}", phi, settings.episodes, settings.shard, settings.split)
         return {**fields, "seconds": time.monotonic() - start}
+
+    def ensemble(self, phis: Sequence[Phi]) -> dict[str, Any]:
+        """The fields of a ``test`` record of the mean prediction of several phis, on the episodes of :meth:`test`;
+        ``parameters`` are those of all of them, ``networks`` is their number.
+        """
+        settings = self._file.test
+        assert settings is not None
+        fields = self._timed("ensemble", stacked(phis), settings.episodes, settings.shard, settings.split)
+        return {**fields, "networks": len(phis)}
 
     def pictures(self, phi: Phi, episodes: int = 3) -> dict[str, NDArray[Any]] | None:
         """Image episodes of the test, with what the learner says about them after 0, 1 ... inner steps.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,43 @@ class Outputs:
 
     def phi(self, phi: Phi, record: Record, schedule: Sequence[Record] = ()) -> None:
         """Writes the artifact of the best phi so far, with the schedule that a population found."""
+        manifest = self._manifest(record, schedule)
+        artifacts.save(self._directory.phi_path, phi, manifest)
+        if self._refits:
+            artifacts.save(self.selected_path, phi, manifest)
+
+    def member(self, phi: Phi, record: Record, best: Sequence[Record]) -> None:
+        """Keeps the phi of a validation if that is among the best ones, and of earlier phis only theirs.
+
+        Args:
+            phi: what was validated.
+            record: its validation.
+            best: the best validations of the whole record. After a stop these may be ahead of ``record``; what they
+                have displaced never comes back.
+        """
+        folders = [self._member(one) for one in best]
+        if self._member(record) in folders:
+            artifacts.save(self._member(record), phi, self._manifest(record))
+        for entry in self._members.iterdir() if self._members.is_dir() else ():
+            if entry not in folders:
+                shutil.rmtree(entry)
+
+    def members(self, best: Sequence[Record]) -> list[Phi]:
+        """The phis of the best validations.
+
+        Raises:
+            ArtifactError: if one is not there.
+        """
+        return [artifacts.load(self._member(one)).phi for one in best]
+
+    @property
+    def _members(self) -> Path:
+        return self._directory.path / "members"
+
+    def _member(self, record: Record) -> Path:
+        return self._members / f"{record['step']:08d}"
+
+    def _manifest(self, record: Record, schedule: Sequence[Record] = ()) -> artifacts.Manifest:
         tree = recorded(self._experiment.tree)
         learner = tree.get("learner") or {}
         slots = learner.get("slots", {}) if isinstance(learner, Mapping) else {}
@@ -43,7 +81,7 @@ class Outputs:
         widths = {f"{name}_ci95": value for name, value in record.get("metrics_ci95", {}).items()}
         program = self._experiment.program
         spec = None if self._experiment.file.tasks is None else program.tasks.spec("train")
-        manifest = artifacts.Manifest(
+        return artifacts.Manifest(
             components={name: str(settings.get("type")) for name, settings in slots.items()},
             model=learner.get("model", {})
             if isinstance(learner, Mapping) and isinstance(learner.get("model"), Mapping)
@@ -60,9 +98,6 @@ class Outputs:
             spec={} if spec is None else _shapes(spec),
             schedule=list(schedule),
         )
-        artifacts.save(self._directory.phi_path, phi, manifest)
-        if self._refits:
-            artifacts.save(self.selected_path, phi, manifest)
 
     @property
     def selected_path(self) -> Path:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from metasearch.core.errors import ResumeError
+from metasearch.core.errors import ExecutionError, ResumeError
 from metasearch.core.values import (
     Call,
     Change,
@@ -34,6 +34,7 @@ __all__ = [
     "detail_of",
     "fields_of",
     "from_record",
+    "merit",
 ]
 
 Record = dict[str, Any]
@@ -112,6 +113,21 @@ class Ask:
 
     def in_order(self) -> list[Evaluation]:
         return [self.evaluations[proposal.id] for proposal in self.proposals]
+
+
+def merit(validation: Mapping[str, Any], select: str) -> float:
+    """What a validation is judged by, higher is better: minus ``L``, or a metric.
+
+    Raises:
+        ExecutionError: if the tasks do not measure the metric.
+    """
+    if select == "L":
+        return -float(validation["L"])
+    if select not in validation["metrics"]:
+        raise ExecutionError(
+            f"validation.select is {select!r}; the tasks measure: L, {', '.join(validation['metrics'])}"
+        )
+    return float(validation["metrics"][select])
 
 
 def fields_of(evaluation: Evaluation) -> Record:

@@ -28,6 +28,7 @@ from metasearch.core.values import Call, Measurement
 from metasearch.estimators.episodes import Problem
 from metasearch.estimators.value import Value
 from metasearch.evaluation.baselines import Baseline
+from metasearch.evaluation.ensemble import Ensemble
 from metasearch.schema import ExperimentFile, Retrain, without_weights
 
 __all__ = ["Blueprint", "ExperimentProgram", "TrialEvaluation", "build_program"]
@@ -85,8 +86,8 @@ def build_program(blueprint: Blueprint) -> ExperimentProgram:
 
 
 class ExperimentProgram:
-    """The functions of an experiment: ``train``, ``validation``, ``test``, ``prepare:<baseline>`` and
-    ``baseline:<baseline>``; with an architecture to train again, ``retrain``.
+    """The functions of an experiment: ``train``, ``validation``, ``test``, ``ensemble``, ``prepare:<baseline>``
+    and ``baseline:<baseline>``; with an architecture to train again, ``retrain``.
 
     Args:
         blueprint: the resolved experiment.
@@ -242,6 +243,8 @@ class ExperimentProgram:
             return self._baseline(baseline)
         if name == "retrain":
             return Value(Value.Config(), dataclasses.replace(self.problem, learner=self.retrained), name)
+        if name == "ensemble":
+            return Ensemble(Ensemble.Config(), self.problem, name)
         if kind in ("validation", "test"):
             return Value(Value.Config(), self.problem, kind)
         block = dict(self.file.evaluation)

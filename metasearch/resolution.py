@@ -71,7 +71,7 @@ def resolve(tree: Mapping[str, Any], folder: Path | None = None) -> Experiment:
 
 
 def again(experiment: Experiment, steps: int) -> Experiment:
-    """The search of ``test.refit``: so many steps under its changes, without validation and baselines.
+    """The search of ``test.refit``: so many steps under its changes, without validation, ensemble and baselines.
 
     Schedules are as long as before, so that each step has the rate that it had.
 
@@ -82,7 +82,8 @@ def again(experiment: Experiment, steps: int) -> Experiment:
     changes = experiment.file.test.refit or {}
     if other := [key for key in changes if not key.startswith("tasks.")]:
         raise ConfigError("test.refit", f"changes tasks (tasks.train_on: [train, validation]), got {other[0]!r}")
-    fixed = {"validation": None, "budget": {"steps": steps}, "test.refit": None, "test.baselines": ()}
+    alone = {"test.refit": None, "test.ensemble": None, "test.baselines": ()}
+    fixed = {"validation": None, "budget": {"steps": steps}, **alone}
     quiet = {"tracking.mlflow": False, "tracking.report": False, "paper": None}
     tree = override(experiment.tree, {**changes, **fixed, **quiet})
     tree["searchers"] = {name: experiment.plain(name, settings) for name, settings in tree["searchers"].items()}

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from metasearch.core.objectives import Limit, Objectives, front
 from metasearch.experiment import Experiment
-from metasearch.plan import changes_of
+from metasearch.plan import changes_of, merit
 from metasearch.schema import ExperimentFile
 from metasearch.tracking import RunDirectory
 from metasearch.trees import recorded
 
-__all__ = ["best_proposal", "flat", "pareto_set", "schedule_of", "summarize_run"]
+__all__ = ["best_proposal", "best_validations", "flat", "pareto_set", "schedule_of", "summarize_run"]
 
 Record = dict[str, Any]
 
@@ -21,7 +22,8 @@ def summarize_run(experiment: Experiment, directory: RunDirectory, records: Sequ
     """What results.json holds: the test figure and its baselines, what was selected, and what it cost.
 
     Each metric stands beside its 95 % half-width (``accuracy``, ``accuracy_ci95``), as a share of 1. ``refitted`` says
-    how the phi that ``test`` is about was trained again, if it was; ``before_refit`` is then among the baselines.
+    how the phi that ``test`` is about was trained again, if it was; ``before_refit`` is then among the baselines. So is
+    the mean prediction of several phis, if it was asked for (``ensemble_of_5``, with its number of ``networks``).
     """
     file = experiment.file
     evaluations = [one for one in records if one["type"] == "evaluation"]
@@ -60,6 +62,20 @@ def best_proposal(records: Sequence[Record], constraints: Mapping[str, Limit] | 
     limits = Objectives(constraints=constraints or {})
     done = [one for one in _chosen(records) if limits.feasible(_figures(one))]
     return min(done, key=lambda one: float(one["L"]), default=None)
+
+
+def best_validations(records: Sequence[Record], select: str, count: int) -> list[Record]:
+    """The validations with the best figures, best first, at most ``count``; of equal ones the earlier is better.
+
+    Those without a finite figure are passed over.
+
+    Args:
+        records: of a run.
+        select: ``L`` (lowest is best) or a metric (highest is best).
+        count: how many.
+    """
+    found = [one for one in records if one["type"] == "validation" and math.isfinite(merit(one, select))]
+    return sorted(found, key=lambda one: (-merit(one, select), one["step"]))[:count]
 
 
 def pareto_set(records: Sequence[Record], objectives: Objectives) -> list[dict[str, Any]]:
@@ -122,7 +138,8 @@ def flat(record: Mapping[str, Any]) -> dict[str, Any]:
     row = {"L": record["L"], "L_ci95": record["L_ci95"], "episodes": record["episodes"]}
     for name, value in record["metrics"].items():
         row |= {name: value, f"{name}_ci95": record["metrics_ci95"][name]}
-    return row | {"parameters": record["parameters"], "seconds": record["seconds"]}
+    networks = {"networks": record["networks"]} if "networks" in record else {}
+    return row | networks | {"parameters": record["parameters"], "seconds": record["seconds"]}
 
 
 def _selected(best: Sequence[Record], records: Sequence[Record], limits: Objectives) -> dict[str, Any] | None:

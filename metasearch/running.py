@@ -27,7 +27,7 @@ from metasearch.heldout import HeldOut, names_of
 from metasearch.outputs import Outputs
 from metasearch.plan import Record
 from metasearch.resolution import again, load
-from metasearch.results import best_proposal, schedule_of
+from metasearch.results import best_proposal, best_validations, schedule_of
 from metasearch.tracking import Journal, RunDirectory
 from metasearch.tracking.journal import read as read_journal
 from metasearch.trees import override, recorded
@@ -38,6 +38,10 @@ _log = logging.getLogger(__name__)
 
 BEFORE = "before_refit"
 """Name of the test of the phi that validation selected, where another one is reported (``test.refit``)."""
+
+
+ENSEMBLE = "ensemble_of_"
+"""Beginning of the name of the test of a mean prediction (``test.ensemble``); their number follows."""
 
 
 class Listener(Protocol):
@@ -216,6 +220,7 @@ class _Drive:
         self._mlflow_parent = mlflow_parent
         self._view: Any = None
         self._outputs = Outputs(self.directory, self.experiment)
+        self._validations: list[Record] = []
 
     def go(self) -> Outcome:
         """Drives the run until it ends or is interrupted."""
@@ -239,6 +244,7 @@ class _Drive:
     def _drive(self, journal: Journal, history: list[Record]) -> tuple[str, str]:
         experiment, directory = self.experiment, self.directory
         file, seed = experiment.file, experiment.file.seed
+        self._validations = [one for one in history if one["type"] == "validation"]
         path = directory.latest_checkpoint()
         checkpoint = None if path is None else directory.load_checkpoint(path)
         record = self._recorder(journal)
@@ -271,7 +277,7 @@ class _Drive:
                 history=history,
                 checkpoint=checkpoint,
                 validate=held_out.validate if file.validation and experiment.episodes else None,
-                on_best=self._outputs.phi,
+                on_validation=self._validated,
                 on_record=self._on_record,
             )
             # On the driver, too, one thread: a second one would wait for cores that the workers keep busy.
@@ -305,8 +311,8 @@ class _Drive:
         name = "metasearch" if settings.refit is None else BEFORE
         done = {one["name"] for one in history if one["type"] == "test"}
         kinds = [one["type"] for one in records if one["type"] in ("evaluation", "test")]
-        if kinds[-1:] == ["evaluation"]:
-            done.discard(name)  # its figure is of an earlier phi: the search went on
+        if kinds[-1:] == ["evaluation"]:  # their figures are of earlier phis: the search went on
+            done -= {name, *(one for one in done if one.startswith(ENSEMBLE))}
         phi = artifacts.load(self._outputs.selected_path).phi
         if settings.derive is not None and name not in done:
             phi = self._derived(controller, held_out, phi, record)
@@ -317,6 +323,11 @@ class _Drive:
             self.listener.on_phase(f"test on {settings.episodes} held-out tasks")
             record("test", name=name, **held_out.test(phi))
             self._outputs.pictures(held_out.pictures(phi))
+        members = self._best_validations()
+        name = f"{ENSEMBLE}{len(members)}"
+        if members and name not in done:
+            self.listener.on_phase(f"mean prediction of the {len(members)} best by validation")
+            record("test", name=name, **held_out.ensemble(self._outputs.members(members)))
         for name in names_of(settings.baselines):
             if name not in done:
                 self.listener.on_phase(f"baseline {name}")
@@ -396,10 +407,26 @@ class _Drive:
 
     def _on_record(self, record: Record) -> None:
         self.listener.on_record(record)
-        if record["type"] == "validation" and self._on_validation is not None:
-            self._on_validation(record)
+        if record["type"] == "validation":
+            self._validations.append(record)
+            if self._on_validation is not None:
+                self._on_validation(record)
         if self._view is not None:
             self._view.sync()
+
+    def _validated(self, phi: Phi, record: Record) -> None:
+        """Stores phi if it is the best so far, and if it is one of the best that ``test.ensemble`` asks for."""
+        if record["best"]:
+            self._outputs.phi(phi, record)
+        if best := self._best_validations():
+            self._outputs.member(phi, record, best)
+
+    def _best_validations(self) -> list[Record]:
+        """Those whose phis ``test.ensemble`` averages."""
+        validation, test = self.experiment.file.validation, self.experiment.file.test
+        if validation is None or test is None or test.ensemble is None:
+            return []
+        return best_validations(self._validations, validation.select, test.ensemble)
 
     def _open_view(self) -> None:
         settings = self.experiment.file.tracking

@@ -96,6 +96,8 @@ class Test(Config):
         refit: changes of the tasks, for example ``{tasks.train_on: [train, validation]}``, under which phi is trained
             once more from the start, for as many steps as validation found best; that phi is reported and tested, and
             the one that validation selected is tested beside it (``before_refit``).
+        ensemble: number of phis, the best by validation, whose mean prediction is measured besides, on the same tasks
+            (``ensemble_of_5``; see :mod:`metasearch.evaluation.ensemble`). The search's own figure stays that of one.
         derive: how a network is drawn from a supernet, before the test.
         retrain: how what was found is trained again: :class:`Retrain` where evaluations are over tasks; training runs
             may say otherwise.
@@ -106,6 +108,7 @@ class Test(Config):
     split: str = "test"
     shard: PositiveInt = 25
     refit: dict[str, Any] | None = None
+    ensemble: PositiveInt | None = None
     derive: Derive | None = None
     retrain: dict[str, Any] | None = None
 

@@ -127,8 +127,19 @@ class Learner(Protocol):
         """
         ...
 
-    def adapt(self, phi: Phi, support: Batch, seed: int, steps: int | None = None) -> Predictor:
-        """Runs F_phi on support sets; ``steps`` overrides the number of inner steps at test."""
+    def adapt(
+        self,
+        phi: Phi,
+        support: Batch,
+        seed: int,
+        steps: int | None = None,
+        *,
+        seeds: NDArray[np.int64] | None = None,
+    ) -> Predictor:
+        """Runs F_phi on support sets; ``steps`` overrides the number of inner steps at test. What is drawn comes from
+        the ``seeds`` ``[T]`` of the tasks, as in ``evaluate``; support sets of a user's own have none, and get some
+        that derive from ``seed``.
+        """
         ...
 
 

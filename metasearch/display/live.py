@@ -133,7 +133,8 @@ class Display:
                 f"step {record['step']:,}: validation {headline(record)} ({count(record['episodes'], 'episode')}{best})"
             )
         if kind == "test":
-            name = "test" if record["name"] == "metasearch" else f"baseline {record['name']}"
+            kind = "" if "networks" in record else "baseline "
+            name = "test" if record["name"] == "metasearch" else kind + record["name"]
             return f"{name}: {headline(record)} ({count(record['episodes'], 'episode')}, {duration(record['seconds'])})"
         if kind == "event" and record["event"] == "shard":
             return f"note: out of memory; going on with {count(record['detail']['to'], 'task')} in a shard"

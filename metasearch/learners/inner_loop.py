@@ -373,9 +373,14 @@ class InnerLoop:
         state, steps = self.begin(phi, task, seed, train=train), self.n_steps(train=train)
         return self.unroll(phi, task, state, seed, steps, train=train, create_graph=create_graph)[1]
 
-    def adapt(self, phi: Phi, support: Batch, seed: int, steps: int | None = None) -> Adapted:
-        """Runs the inner loop on support sets ``[T, n, ...]`` and returns the networks it ends with."""
-        seeds = seeding.derive_many(seed, "adapt", np.arange(support.x.shape[0]))
+    def adapt(
+        self, phi: Phi, support: Batch, seed: int, steps: int | None = None, *, seeds: NDArray[np.int64] | None = None
+    ) -> Adapted:
+        """Runs the inner loop on support sets ``[T, n, ...]`` and returns the networks it ends with; ``seeds`` as in
+        :class:`~metasearch.core.contracts.Learner`.
+        """
+        if seeds is None:
+            seeds = seeding.derive_many(seed, "adapt", np.arange(support.x.shape[0]))
         task = Task(support, support, seeds)
         state = self.begin(phi, task, seed, train=False)
         for _ in range(self.n_steps(train=False) if steps is None else steps):

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -49,7 +51,9 @@ class PixelNearestNeighbour:
         loss = loss_for(self.spec)(outputs, task.query.y).mean(-1)
         return Losses(loss, loss, metrics_for(self.spec, outputs, task.query.y))
 
-    def adapt(self, phi: Phi, support: Batch, seed: int, steps: int | None = None) -> Neighbours:
+    def adapt(
+        self, phi: Phi, support: Batch, seed: int, steps: int | None = None, *, seeds: NDArray[np.int64] | None = None
+    ) -> Neighbours:
         """Remembers the support sets."""
         return Neighbours(support, self.spec.outputs)
 

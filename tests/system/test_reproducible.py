@@ -20,7 +20,7 @@ def shuffled(tiny: dict[str, Any]) -> dict[str, Any]:
     """More shards than workers, and delays that let them end out of order."""
     tiny["tasks"]["type"] = "slow_tasks:SlowSinusoid"
     tiny["evaluation"] = {"type": "episodes", "estimator": "backprop", "tasks": 14, "shard": 2}
-    tiny["test"] = {"episodes": 6, "shard": 2, "baselines": ["random"]}
+    tiny["test"] = {"episodes": 6, "shard": 2, "ensemble": 2, "baselines": ["random"]}
     return tiny
 
 

@@ -150,7 +150,9 @@ class MetricLearner(ABC):
             metrics = self.metrics(scores, labels, targets, train=train)
         return Losses(loss, loss, metrics, updates)
 
-    def adapt(self, phi: Phi, support: Batch, seed: int, steps: int | None = None) -> Compared:
+    def adapt(
+        self, phi: Phi, support: Batch, seed: int, steps: int | None = None, *, seeds: Seeds | None = None
+    ) -> Compared:
         """Remembers support sets ``[T, n, ...]``, with any number of examples of each class.
 
         Raises:

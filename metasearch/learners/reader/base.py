@@ -92,7 +92,7 @@ class Reader(ABC):
             {f"embedding.{name}": value for name, value in buffers.items()},
         )
 
-    def adapt(self, phi: Phi, support: Batch, seed: int, steps: int | None = None) -> Predictor:
+    def adapt(self, phi: Phi, support: Batch, seed: int, steps: int | None = None, *, seeds: Seeds = None) -> Predictor:
         """Reads support sets ``[T, n, ...]``, once; nothing is drawn.
 
         Raises:
