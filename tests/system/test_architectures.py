@@ -123,18 +123,20 @@ def test_the_whole_card_is_one_search(tmp_path: Path) -> None:
     }
     given = resolution.load(EXPERIMENTS / "whole_card.yaml", changes)
     assert set(given.owners.values()) == {"controller"}
-    assert given.slot_owners == {"initialization": "weights", "update_rule": "rule"}
+    assert given.slot_owners == {"initialization": "weights", "update_rule": "rule", "augmentation": "augmenter"}
     outcome = run(given, root=tmp_path)
     learned, start = load(outcome.phi_path), given.program.learner({}).init(0)
-    assert {name.partition(".")[0] for name in learned.phi.tensors} == {"initialization", "update_rule"}
-    assert any(
-        not torch.equal(value, start.tensors[name])
-        for name, value in learned.phi.tensors.items()
-        if name.startswith("update_rule.")
-    )
+    assert {name.partition(".")[0] for name in learned.phi.tensors} == set(given.slot_owners)
+    for slot in ("update_rule", "augmentation"):
+        assert any(
+            not torch.equal(value, start.tensors[name])
+            for name, value in learned.phi.tensors.items()
+            if name.startswith(f"{slot}.")
+        )
     assert len(learned.choices) == 6
     assert all("reward" in one["metrics"] for one in of_type(outcome.directory.path, "evaluation"))
     assert isinstance(learned.build(learned=True), CellNetwork)
+    assert learned.augmentation()(torch.rand(3, 1, 8, 8)).shape == (3, 1, 8, 8)
 
 
 @pytest.mark.parametrize(
