@@ -176,17 +176,16 @@ def _compared(results: Sequence[Mapping[str, Any]]) -> tuple[str, list[float]]:
     """The name of the figure and its value in each run."""
     tests = [one["test"] or {} for one in results]
     selected = [one["selected"] or {} for one in results]
+    if not all(tests) and all(len(one["objectives"] or ()) > 1 for one in results):
+        return "hypervolume", _hypervolumes(results)
     for title, name, found in (
         ("test accuracy", "accuracy", tests),
         ("test L", "L", tests),
-        ("hypervolume", "", []),
         ("test accuracy of the best", "test_accuracy", selected),
         ("test L of the best", "test_L", selected),
         ("lowest L", "L", selected),
     ):
-        if not name and all(len(one.get("objectives") or ()) > 1 for one in results):
-            return title, _hypervolumes(results)
-        if found and all(name in one for one in found):
+        if all(name in one for one in found):
             return title, [float(one[name]) for one in found]
     return "", []
 

@@ -6,6 +6,7 @@ remembered about which of the last writes arrived; writing a row twice leaves on
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -137,7 +138,14 @@ class Session:
         for child in self._search(PARENT_TAG, self.run_id, "attributes.start_time ASC"):
             if (number := child.data.tags.get(PROPOSAL_TAG)) is not None:
                 self._children.setdefault(int(number), (child.info.run_id, child.info.status))
-        self.viewed = view_of_trials(self.run_id, [])[0] in self._client.get_experiment(self.experiment_id).tags
+        tag, _ = view_of_trials(self.run_id, [])
+        if (view := self._client.get_experiment(self.experiment_id).tags.get(tag)) is not None:
+            self._view, self.viewed = view, True
+            for column in json.loads(view)[
+                "selectedColumns"
+            ]:  # an earlier session has sent rows that this one will not
+                kind, _, name = column.partition(".")
+                self._columns[kind][name.strip("`")] = None
         self._log_config(self.run_id, run.data.params)
 
     def _create_parent(self, first: Record, parent: RunRows) -> str:

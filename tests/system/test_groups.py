@@ -87,7 +87,7 @@ def test_parts_beside_the_file_are_found_by_each_member(
 
 TWO_SIDED = """
 def train(config, trial):
-    return {"L": config["x"], "size": 10 - config["x"] + config["extra"], "test_L": 2.0 * config["x"]}
+    return {"L": config["x"], "size": 10 - config["x"] + config["extra"], "test_L": 2.0 * config["x"] + 1.0}
 """
 
 
@@ -137,4 +137,4 @@ def test_a_run_is_resumed_from_anywhere(tmp_path: Path, monkeypatch: pytest.Monk
 def test_training_runs_are_compared_by_what_no_search_has_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     group = run_group(choices(tmp_path, monkeypatch, "unseen"), folder=tmp_path, root=tmp_path / "runs")
     assert group.metric == "test L of the best"
-    assert [row.values for row in group.rows] == [(0.0, 0.0), (0.0, 0.0)]
+    assert [row.values for row in group.rows] == [(1.0, 1.0), (1.0, 1.0)]  # not the L of 0 that chose them

@@ -424,9 +424,14 @@ def test_the_pages_name_the_run_and_its_best_trials(store: str, run: RunDirector
     assert pages["trials"].endswith(f"viewStateShareKey={tracked.run_id}")
     assert table["selectedColumns"][0] == "metrics.`L`"
     assert table["searchFilter"] == f"tags.`mlflow.parentRunId` = '{tracked.run_id}'"
-    later = view(store, run)
+    record(run, *trial(2, 0.5)[:1])
+    tracked.sync(force=True)
+    record(run, *trial(2, 0.5)[1:])
+    later = view(store, run)  # sends figures only, and forgets no column
     later.sync(force=True)
     assert later.urls()["trials"] == pages["trials"]
+    tags = stored.client.get_experiment(stored.parent.info.experiment_id).tags
+    assert json.loads(tags[f"mlflow.sharedViewState.{tracked.run_id}"]) == table
 
 
 @pytest.mark.parametrize(
