@@ -1,15 +1,17 @@
 """Training curves of a learned optimizer beside hand-made ones at their best rates, on fresh tasks.
 
-The tasks and the network are those of the run (``--set`` changes them). Each baseline has the best of a grid of rates,
-two a decade from 1e-4 to 10, by the mean loss after the last step on tasks of the validation split; AdamW, whose rate
-falls along a cosine, has three times that budget: each rate with three weight decays. Curves are on tasks of the test
-split. Every task has a curve of its own seed: fresh weights and a fresh order of minibatches.
+Each RUN is a search of the same file (one a seed of meta-training). The tasks and the network are those of the first
+run (``--set`` changes them). Each baseline has the best of a grid of rates, two a decade from 1e-4 to 10, by the mean
+loss after the last step on tasks of the validation split; AdamW, whose rate falls along a cosine, has three times that
+budget: each rate with three weight decays. Curves are on tasks of the test split, others for each evaluation seed.
+Every task has a curve of its own seed: fresh weights and a fresh order of minibatches.
 
-    python experiments/learned_optimizers.py RUN --tasks 512 --steps 100 --out curves
-    python experiments/learned_optimizers.py RUN --set learner.model.hidden=[40] --out curves-40-units
+    python experiments/learned_optimizers.py RUN RUN RUN --tasks 512 --steps 100 --out curves
+    python experiments/learned_optimizers.py RUN RUN RUN --set learner.model.hidden=[40] --out curves-40-units
 
-writes ``curves.png`` (mean and 95 % interval), ``curves.md`` (a table of the loss after the last step and of the paired
-difference to the learned optimizer) and ``curves.json``.
+writes ``curves.png`` (mean over tasks, seeds and runs; the 95 % interval is over evaluation seeds, by Student's t),
+``curves.md`` (a table of the loss after the last step, of the difference to the learned optimizer paired by evaluation
+seed, and of how many pairs of a run and a seed the baseline wins) and ``curves.json``.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import numpy as np
 import torch
 
 from metasearch.core import seeds as seeding
-from metasearch.core.statistics import mean_ci95, paired_ci95
+from metasearch.core.statistics import paired_ci95
 from metasearch.core.values import Phi
 from metasearch.evaluation.optimizers import RULES, TunedOptimizer, candidates
 from metasearch.learners.inner_loop import InnerLoop
@@ -34,36 +36,38 @@ from metasearch.trees import override
 
 LEARNED = "learned"
 
+Curves = np.ndarray[Any, Any]
+
 
 def main() -> None:
     """Measures, draws and writes."""
     arguments = parse()
-    loaded = load(arguments.run, allow_user_code=True)
-    tree = override({**loaded.manifest.config, "test": None}, arguments.set)
+    searches = [load(run, allow_user_code=True) for run in arguments.runs]
+    tree = override({**searches[0].manifest.config, "test": None}, arguments.set)
     program = resolve(tree, Path.cwd()).program
     torch.set_num_threads(program.file.numerics.threads)
-    curves: dict[str, Any] = {}
-    settings: dict[str, Any] = {}
     own = program.learner({}, "test")
     assert isinstance(own, InnerLoop)
-    curves[LEARNED] = trajectories(program, own, loaded.phi, arguments)
+    learned = np.stack([over_seeds(program, own, one.phi, arguments) for one in searches])
+    by_hand, settings = {}, {}
     for name in arguments.baselines.split(","):
         learner, phi, settings[name] = tuned(program, name, arguments)
-        curves[name] = trajectories(program, learner, phi, arguments)
-    write(curves, settings, arguments)
+        by_hand[name] = over_seeds(program, learner, phi, arguments)
+        print(name, settings[name], by_hand[name][:, -1].mean(), "learned", learned[..., -1].mean(), flush=True)
+    write(learned, by_hand, settings, arguments)
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", help="a run, or a folder with a phi")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run, or a folder with a phi; one a seed")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="change the experiment")
     parser.add_argument("--baselines", default=",".join(RULES), help="which hand-made optimizers")
     parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--tasks", type=int, default=256, help="tasks that are measured")
+    parser.add_argument("--tasks", type=int, default=256, help="tasks that are measured for each evaluation seed")
     parser.add_argument("--tuning", type=int, default=256, help="tasks that a rate is chosen on")
     parser.add_argument("--shard", type=int, default=64, help="tasks at a time")
     parser.add_argument("--every", type=int, default=1, help="steps between two points of a curve")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seeds", default="1,2,3,4,5", help="evaluation seeds; the first one's rates are taken")
     parser.add_argument("--out", default="curves", help="beginning of the names of the files written")
     return parser.parse_args()
 
@@ -77,7 +81,8 @@ def tuned(
     found = []
     for rule in grid:
         learner = with_rule(program, rule)
-        losses = trajectories(program, learner, learner.init(0), arguments, split="validation", count=arguments.tuning)
+        first = seeds_of(arguments)[0]
+        losses = trajectories(program, learner, learner.init(0), arguments, first, count=arguments.tuning)
         found.append(float(losses[:, -1].mean()) if (losses[:, -1] < 1e30).all() else np.inf)
     best = grid[int(np.argmin(found))]
     if best["rate"] in (rates[0], rates[-1]):
@@ -92,17 +97,24 @@ def with_rule(program: ExperimentProgram, rule: dict[str, Any]) -> InnerLoop:
     return InnerLoop(own.config.model_copy(update={"slots": {**own.config.slots, "update_rule": rule}}), own.spec)
 
 
+def over_seeds(program: ExperimentProgram, learner: InnerLoop, phi: Phi, arguments: argparse.Namespace) -> Curves:
+    """Mean losses ``[evaluation seeds, points]`` over test tasks."""
+    return np.stack([trajectories(program, learner, phi, arguments, seed).mean(0) for seed in seeds_of(arguments)])
+
+
 def trajectories(
     program: ExperimentProgram,
     learner: InnerLoop,
     phi: Phi,
     arguments: argparse.Namespace,
+    root: int,
     *,
-    split: str = "test",
     count: int | None = None,
-) -> np.ndarray[Any, Any]:
-    """Query losses ``[tasks, points]`` before the first step and along the way; the last point is the last step."""
-    problem, seed = program.problem, seeding.derive(arguments.seed, "curves")
+) -> Curves:
+    """Query losses ``[tasks, points]`` before the first step and along the way; the last point is the last step. With a
+    ``count``, on so many validation tasks and after the last step only.
+    """
+    problem, seed, split = program.problem, seeding.derive(root, "curves"), "validation" if count else "test"
     phi = problem.phi(phi)
     seeds = seeding.derive_many(seed, split, np.arange(count or arguments.tasks))
     points = points_of(arguments) if count is None else {arguments.steps}
@@ -120,40 +132,58 @@ def trajectories(
     return np.concatenate(rows)
 
 
+def seeds_of(arguments: argparse.Namespace) -> list[int]:
+    return [int(seed) for seed in arguments.seeds.split(",")]
+
+
 def points_of(arguments: argparse.Namespace) -> set[int]:
     return {*range(0, arguments.steps, arguments.every), arguments.steps}
 
 
-def write(curves: dict[str, Any], settings: dict[str, Any], arguments: argparse.Namespace) -> None:
-    out, points = Path(arguments.out), sorted(points_of(arguments))
-    summary = {}
+def write(learned: Curves, by_hand: dict[str, Curves], settings: dict[str, Any], arguments: argparse.Namespace) -> None:
+    """The table, the figure and all numbers; ``learned`` is ``[runs, evaluation seeds, points]``."""
+    out, zeros = Path(arguments.out), np.zeros(learned.shape[1])
     lines = [
-        f"| optimizer | best settings | of | loss after {arguments.steps} steps | minus learned (paired, 95 %) |",
-        "|---|---|---|---|---|",
+        f"| optimizer | best settings | of | loss after {arguments.steps} steps | minus learned | wins |",
+        "|---|---|---|---|---|---|",
     ]
-    for name, losses in curves.items():
-        last, learned = losses[:, -1], curves[LEARNED][:, -1]
-        mean, width = mean_ci95(last)
-        difference, interval = paired_ci95(last, learned)
-        summary[name] = {
+    summary: dict[str, Any] = {"steps": sorted(points_of(arguments)), "runs": {}, "optimizers": {}}
+    for run, losses in zip(arguments.runs, learned, strict=True):
+        summary["runs"][run] = shown = paired_ci95(losses[:, -1], zeros)
+        lines.append(f"| {LEARNED}, {Path(run).name} | - | - | {cell(shown)} | | |")
+    for name, losses in {LEARNED: learned.mean(0), **by_hand}.items():
+        difference = paired_ci95(losses[:, -1], learned[..., -1].mean(0))
+        wins = int((losses[:, -1] < learned[..., -1]).sum())
+        summary["optimizers"][name] = {
             "settings": settings.get(name),
-            "loss": mean,
-            "ci95": width,
+            "loss": paired_ci95(losses[:, -1], zeros),
             "difference": difference,
-            "difference_ci95": interval,
-            "steps": points,
+            "wins": wins,
             "curve": losses.mean(0).tolist(),
-            "curve_ci95": [mean_ci95(column)[1] for column in losses.T],
+            "curve_ci95": [paired_ci95(column, zeros)[1] for column in losses.T],
         }
-        chosen = settings.get(name, {})
-        shown = ", ".join(f"{key} {chosen[key]:.3g}" for key in ("rate", "weight_decay") if key in chosen) or "-"
-        apart = "-" if name == LEARNED else f"{difference:.4g} ± {interval:.2g}"
-        lines.append(f"| {name} | {shown} | {chosen.get('tried', '-')} | {mean:.4g} ± {width:.2g} | {apart} |")
-    text = "\n".join([*lines, "", f"{arguments.tasks} test tasks, settings tuned on {arguments.tuning} others."])
+        loss = cell(summary["optimizers"][name]["loss"])
+        if name == LEARNED:
+            lines.append(f"| {LEARNED}, mean of {len(learned)} | - | - | {loss} | - | - |")
+            continue
+        chosen = settings[name]
+        best = ", ".join(f"{key} {chosen[key]:.3g}" for key in ("rate", "weight_decay") if key in chosen)
+        wins_of = f"{wins} of {learned.shape[0] * learned.shape[1]}"
+        lines.append(f"| {name} | {best} | {chosen['tried']} | {loss} | {cell(difference)} | {wins_of} |")
+    note = (
+        f"{learned.shape[1]} evaluation seeds of {arguments.tasks} test tasks, ± over seeds (Student's t); settings "
+        f"tuned on {arguments.tuning} others; wins: pairs of a run and a seed in which a baseline is below the learned "
+        "one."
+    )
+    text = "\n".join([*lines, "", note])
     out.with_suffix(".md").write_text(text + "\n")
     out.with_suffix(".json").write_text(json.dumps(summary, indent=1) + "\n")
     draw(summary, out.with_suffix(".png"))
     print(text)
+
+
+def cell(interval: tuple[float, float]) -> str:
+    return f"{interval[0]:.4g} ± {interval[1]:.2g}"
 
 
 def draw(summary: dict[str, Any], path: Path) -> None:
@@ -163,10 +193,11 @@ def draw(summary: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6, 4))
-    for name, one in summary.items():
+    steps = summary["steps"]
+    for name, one in summary["optimizers"].items():
         mean, width = np.array(one["curve"]), np.array(one["curve_ci95"])
-        axes.plot(one["steps"], mean, label=name, linewidth=2.5 if name == LEARNED else 1.2)
-        axes.fill_between(one["steps"], np.maximum(mean - width, mean * 1e-2), mean + width, alpha=0.2)
+        axes.plot(steps, mean, label=name, linewidth=2.5 if name == LEARNED else 1.2)
+        axes.fill_between(steps, np.maximum(mean - width, mean * 1e-2), mean + width, alpha=0.2)
     axes.set(yscale="log", xlabel="step", ylabel="loss")
     axes.legend()
     figure.savefig(path, dpi=150, bbox_inches="tight")

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from metasearch.conclusion import finished
 from metasearch.core.errors import ConfigError
 from metasearch.core.files import write_file
 from metasearch.core.objectives import Objectives, hypervolume
 from metasearch.core.statistics import paired_ci95
 from metasearch.resolution import resolve
-from metasearch.running import Listener, Outcome, finished, resume, run
+from metasearch.running import Listener, Outcome, resume, run
 from metasearch.tracking import RunDirectory
 from metasearch.trees import override
 

@@ -1,4 +1,4 @@
-"""The life of a run: start, resume, extend, and what stands at its end."""
+"""The life of a run: start, resume and extend."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 import logging
 import platform
 import shlex
-import shutil
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -18,30 +17,24 @@ import yaml
 
 from metasearch import artifacts
 from metasearch.assembly import initial_phi, open_executor, plan_of, stops_on_interrupt, stored
+from metasearch.conclusion import Conclusion
 from metasearch.controller import Controller
 from metasearch.core import seeds as seeding
-from metasearch.core.errors import ConfigError, DivergedError, ExecutionError, MetasearchError
+from metasearch.core.errors import ConfigError, DivergedError, MetasearchError
 from metasearch.core.values import Phi
 from metasearch.experiment import Experiment
-from metasearch.heldout import HeldOut, names_of
+from metasearch.heldout import HeldOut
 from metasearch.outputs import Outputs
 from metasearch.plan import Record
-from metasearch.resolution import again, load
-from metasearch.results import best_proposal, best_validations, schedule_of
+from metasearch.resolution import load
+from metasearch.results import best_validations
 from metasearch.tracking import Journal, RunDirectory
 from metasearch.tracking.journal import read as read_journal
 from metasearch.trees import override, recorded
 
-__all__ = ["Listener", "Outcome", "extend", "finished", "resume", "run"]
+__all__ = ["Listener", "Outcome", "extend", "resume", "run"]
 
 _log = logging.getLogger(__name__)
-
-BEFORE = "before_refit"
-"""Name of the test of the phi that validation selected, where another one is reported (``test.refit``)."""
-
-
-ENSEMBLE = "ensemble_of_"
-"""Beginning of the name of the test of a mean prediction (``test.ensemble``); their number follows."""
 
 
 class Listener(Protocol):
@@ -286,104 +279,21 @@ class _Drive:
             if controller.stopping:
                 record("end", status="interrupted", reason="stopped by the user")
                 return "interrupted", "stopped by the user"
-            self._conclude(controller, held_out, history, record)
+            conclusion = Conclusion(experiment, directory, self._outputs, self.listener.on_phase, record)
+            conclusion.measure(controller, held_out, history, self._best_validations())
         if file.test is not None and file.test.refit is not None:
-            ended = self._refit(file.test.refit, controller, record)
-            if ended is not None:
-                record("end", status=ended.status, reason=ended.reason)
-                return ended.status, ended.reason
+            status, reason = conclusion.refit(file.test.refit, controller, self._inner)
+            if status != "finished":
+                record("end", status=status, reason=reason)
+                return status, reason
         record("end", status="finished", reason="the budget is spent")
         return "finished", "the budget is spent"
 
-    def _conclude(
-        self, controller: Controller, held_out: HeldOut, history: Sequence[Record], record: Callable[..., Record]
-    ) -> None:
-        """Saves the reported phi and takes the test; figures that the record has already are not taken again."""
-        records = read_journal(self.directory.journal_path)
-        best = best_proposal(records, self.experiment.file.constraints)
-        if controller.best is None:
-            schedule = schedule_of(records, best["id"]) if best else []
-            chosen = schedule[-1]["choices"] if schedule else best and best["choices"]
-            self._outputs.phi(controller.phi(chosen), {"step": controller.step}, schedule)
-        settings = self.experiment.file.test
-        if settings is None or self.experiment.trials:
-            return
-        name = "metasearch" if settings.refit is None else BEFORE
-        done = {one["name"] for one in history if one["type"] == "test"}
-        kinds = [one["type"] for one in records if one["type"] in ("evaluation", "test")]
-        if kinds[-1:] == ["evaluation"]:  # their figures are of earlier phis: the search went on
-            done -= {name, *(one for one in done if one.startswith(ENSEMBLE))}
-        phi = artifacts.load(self._outputs.selected_path).phi
-        if settings.derive is not None and name not in done:
-            phi = self._derived(controller, held_out, phi, record)
-        if name not in done and not self.experiment.episodes:
-            self.listener.on_phase("test of the best proposal")
-            record("test", name=name, **held_out.single(phi))
-        elif name not in done:
-            self.listener.on_phase(f"test on {settings.episodes} held-out tasks")
-            record("test", name=name, **held_out.test(phi))
-            self._outputs.pictures(held_out.pictures(phi))
-        members = self._best_validations()
-        name = f"{ENSEMBLE}{len(members)}"
-        if members and name not in done:
-            self.listener.on_phase(f"mean prediction of the {len(members)} best by validation")
-            record("test", name=name, **held_out.ensemble(self._outputs.members(members)))
-        for name in names_of(settings.baselines):
-            if name not in done:
-                self.listener.on_phase(f"baseline {name}")
-                record("test", name=name, **held_out.baseline(name))
-
-    def _refit(
-        self, changes: Mapping[str, Any], controller: Controller, record: Callable[..., Record]
-    ) -> Outcome | None:
-        """Trains phi again for the number of steps that was found, as a run in a folder of this one, and takes over its
-        phi and test figure; the outcome if it did not end.
-        """
-        if controller.best is None:
-            raise ExecutionError("no validation had a finite figure, so nothing says for how many steps to train again")
-        steps = controller.best["step"]
-        experiment, folder = again(self.experiment, steps), f"refitted-{steps}"
-        directory = RunDirectory(self.directory.path / folder)
-        if not directory.config_path.exists():
-            shutil.rmtree(directory.path, ignore_errors=True)
-            text = yaml.safe_dump(recorded(experiment.tree), sort_keys=False, allow_unicode=True)
-            directory = RunDirectory.create(self.directory.path, experiment.file.name, text, folder=folder)
-        if not finished(directory):
-            self.listener.on_phase(f"training again from the start, {steps} steps")
-            outcome = _Drive(directory, experiment, Silent(), None, None).go()
-            if outcome.status != "finished":
-                return outcome
-        stored_phi = artifacts.load(directory.phi_path)
-        artifacts.save(self.directory.phi_path, stored_phi.phi, stored_phi.manifest)
-        tests = [one for one in read_journal(self.directory.journal_path) if one["type"] in ("evaluation", "test")]
-        last = {one.get("name", "evaluation"): index for index, one in enumerate(tests)}
-        if last.get("metasearch", -1) < last["evaluation"]:
-            found = [one for one in read_journal(directory.journal_path) if one["type"] == "test"][-1]
-            figures = {key: found[key] for key in ("L", "L_ci95", "metrics", "metrics_ci95", "episodes", "parameters")}
-            refitted = {"steps": steps, "folder": folder, "changes": recorded(changes)}
-            record("test", name="metasearch", **figures, seconds=found["seconds"], refitted=refitted)
-        return None
-
-    def _derived(self, controller: Controller, held_out: HeldOut, phi: Phi, record: Callable[..., Record]) -> Phi:
-        """Phi with the architecture that is drawn from the supernet, which is stored in its place."""
-        settings, experiment = self.experiment.file.test, self.experiment
-        assert settings is not None
-        assert settings.derive is not None
-        self.listener.on_phase("deriving an architecture")
-        component = experiment.program.learner(phi.choices).slots["architecture"]  # type: ignore[attr-defined]
-        if hasattr(component, "derived"):
-            own = component.derived(phi.part("architecture"))
-            chosen = {f"learner.slots.architecture.{place}": name for place, name in own.items()}
-            record("event", event="derive", detail={"choices": chosen})
-        else:
-            seed = seeding.derive(experiment.file.seed, "derive")
-            found = held_out.compare(phi, controller.searcher.candidates(settings.derive.sample, seed))  # type: ignore[attr-defined]
-            best = min(found, key=lambda one: one["L"] if one["L"] == one["L"] else float("inf"))
-            chosen = best["choices"]
-            record("event", event="derive", detail={"choices": chosen, "L": best["L"], "candidates": found})
-        phi = phi.replace(choices={**phi.choices, **chosen})
-        self._outputs.phi(phi, controller.best or {"step": controller.step})
-        return phi
+    @staticmethod
+    def _inner(directory: RunDirectory, experiment: Experiment) -> tuple[str, str]:
+        """Drives a run that is a part of this one; how it ended, and why."""
+        outcome = _Drive(directory, experiment, Silent(), None, None).go()
+        return outcome.status, outcome.reason
 
     def _finish(self, journal: Journal, status: str, reason: str) -> Outcome:
         """Results, report and MLflow."""
@@ -443,13 +353,6 @@ class _Drive:
             children="all" if settings.children == "auto" else settings.children,
             parent_run_id=self._mlflow_parent,
         )
-
-
-def finished(directory: RunDirectory) -> bool:
-    """Whether the last driver of a run came to its end."""
-    records = read_journal(directory.journal_path) if directory.journal_path.exists() else []
-    ends = [one["status"] for one in records if one["type"] == "end"]
-    return ends[-1:] == ["finished"]
 
 
 def _start_fields(directory: RunDirectory, experiment: Experiment) -> dict[str, Any]:
