@@ -101,8 +101,8 @@ class ExperimentProgram:
         for folder in reversed(blueprint.folders):
             if folder not in sys.path:
                 sys.path.insert(0, folder)
-        base = extract(blueprint.tree)
-        self._example = Space({name: dimension for name, (dimension, _) in base[1].items()}).sample(0)
+        self._ranges = Space({name: dimension for name, (dimension, _) in extract(blueprint.tree)[1].items()})
+        self._example = self._ranges.sample(0)
         self.file = ExperimentFile.model_validate(blueprint.configuration(self._example))
         for module in self.file.imports:
             resolve(f"{module}:__name__", "imports")
@@ -146,8 +146,7 @@ class ExperimentProgram:
             if not isinstance(block, Mapping | str | type):
                 return block
             block = without_owners(block) if isinstance(block, Mapping) else {"type": block}
-            own = {name.removeprefix("learner."): value for name, value in given.items() if name.startswith("learner.")}
-            context = {"spec": spec, "choices": own}
+            context = {"spec": spec, "choices": self._left(given)}
             while len(self._learners) >= _LEARNERS:
                 del self._learners[next(iter(self._learners))]
             self._learners[key] = build("learner", block, "learner", **context)
@@ -169,11 +168,18 @@ class ExperimentProgram:
         own = {"architecture": {"type": "chosen", "weights": "own"}, "initialization": {"type": "random"}}
         plain = overlay(without_owners(block), {"slots": own})
         settings = overlay(plain, validate(Retrain, test.retrain, "test.retrain").learner)
-        chosen = {name.removeprefix("learner."): value for name, value in given.items() if name.startswith("learner.")}
         try:
-            return build("learner", settings, "learner", spec=self.tasks.spec(split), choices=chosen)
+            return build("learner", settings, "learner", spec=self.tasks.spec(split), choices=self._left(given))
         except ConfigError as error:
             raise error.under("test.retrain") from None
+
+    def _left(self, choices: Mapping[str, Any]) -> dict[str, Any]:
+        """What a learner's parts find among choices: those that no range of the file has put in its place already."""
+        return {
+            name.removeprefix("learner."): value
+            for name, value in choices.items()
+            if name.startswith("learner.") and name not in self._ranges.dimensions
+        }
 
     def space(self) -> Space:
         """The choices that components, or an evaluation that brings its own, declare, by full path."""

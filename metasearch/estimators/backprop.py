@@ -80,12 +80,8 @@ class Backprop(EpisodeEstimator):
                         weights=given["weights"],
                         recompute=self.config.recompute,
                     )[1]
-                found = torch.autograd.grad(losses.objective.sum(), list(leaves.values()), allow_unused=True)
-            filled = {
-                name: torch.zeros_like(leaf) if one is None else one
-                for (name, leaf), one in zip(leaves.items(), found, strict=True)
-            }
-            return {"losses": detached(losses), "gradient": filled}
+                found = torch.autograd.grad(losses.objective.sum(), list(leaves.values()), materialize_grads=True)
+            return {"losses": detached(losses), "gradient": dict(zip(leaves, found, strict=True))}
 
         if getattr(learner, "traceable", False) and not self.config.recompute:
             key = (create_graph, tuple(sorted(phi.choices.items(), key=str)))

@@ -123,8 +123,7 @@ def _gradients(value: Tensor, inputs: list[Tensor]) -> list[Tensor]:
     """Gradients, zero for inputs that have no part in the value."""
     if not inputs:
         return []
-    found = torch.autograd.grad(value, inputs, allow_unused=True, retain_graph=True)
-    return [torch.zeros_like(one) if slope is None else slope for one, slope in zip(inputs, found, strict=True)]
+    return list(torch.autograd.grad(value, inputs, materialize_grads=True, retain_graph=True))
 
 
 def _along(factor: Tensor, like: Tensor) -> Tensor:

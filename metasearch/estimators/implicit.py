@@ -88,10 +88,9 @@ class Implicit(EpisodeEstimator):
             at |= {name: end[name] for name in ("buffers", "rule", "step")}
             losses = learner.query_loss(point, task, at, call.seed)
             found = torch.autograd.grad(
-                losses.objective.sum(), [*theta.values(), *leaves.values()], retain_graph=True, allow_unused=True
+                losses.objective.sum(), [*theta.values(), *leaves.values()], retain_graph=True, materialize_grads=True
             )
-            filled = _filled(found, [*theta.values(), *leaves.values()])
-            right = dict(zip(theta, filled[: len(theta)], strict=True))
+            right = dict(zip(theta, found[: len(theta)], strict=True))
             support = learner.support_loss(point, task, at, call.seed)
             slope = torch.autograd.grad(support.sum(), list(theta.values()), create_graph=True, allow_unused=True)
             slopes = dict(zip(theta, _filled(slope, list(theta.values())), strict=True))
@@ -114,7 +113,7 @@ class Implicit(EpisodeEstimator):
             )
         gradient = {
             name: direct if one is None else direct - one
-            for name, direct, one in zip(leaves, filled[len(theta) :], mixed, strict=True)
+            for name, direct, one in zip(leaves, found[len(theta) :], mixed, strict=True)
         }
         metrics = {**losses.metrics, "residual": residual.detach()}
         return Losses(losses.objective, losses.query, metrics, losses.updates), gradient, None

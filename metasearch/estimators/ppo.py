@@ -93,11 +93,8 @@ class PPO(EpisodeEstimator):
                 else self._unpacked(carried["query"], task.query)
             )
             losses = learner.clipped_loss(point, state, query, self.config.clip)
-            found = torch.autograd.grad(losses.objective.sum(), list(leaves.values()), allow_unused=True)
-        gradient = {
-            name: torch.zeros_like(leaf) if one is None else one
-            for (name, leaf), one in zip(leaves.items(), found, strict=True)
-        }
+            found = torch.autograd.grad(losses.objective.sum(), list(leaves.values()), materialize_grads=True)
+        gradient = dict(zip(leaves, found, strict=True))
         numbers = (losses.objective, losses.query, *gradient.values())
         last = (call.step + 1) % self.config.epochs == 0
         if last or not all(bool(torch.isfinite(one).all()) for one in numbers):

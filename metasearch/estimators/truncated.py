@@ -31,12 +31,10 @@ class Truncated(TruncatedEstimator):
         with torch.enable_grad():
             state = journey.kept.get("state") or inner.begin(point, task, journey.seed)
             state, losses = inner.unroll(point, task, state, journey.seed, min(self.config.steps, journey.left))
-            found: tuple[Tensor | None, ...] = (None,) * len(leaves)
             if losses.objective.requires_grad:
-                found = torch.autograd.grad(losses.objective.sum(), list(leaves.values()), allow_unused=True)
-        gradient = {
-            name: torch.zeros_like(leaf) if one is None else one
-            for (name, leaf), one in zip(leaves.items(), found, strict=True)
-        }
+                found = torch.autograd.grad(losses.objective.sum(), list(leaves.values()), materialize_grads=True)
+            else:
+                found = tuple(torch.zeros_like(leaf) for leaf in leaves.values())
+        gradient = dict(zip(leaves, found, strict=True))
         detached = tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, state)
         return losses, gradient, self.onward(journey, {"state": detached}, [losses])

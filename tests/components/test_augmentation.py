@@ -16,6 +16,7 @@ from metasearch.core.registry import build
 from metasearch.core.values import Batch, Phi, Task, TaskSpec
 from metasearch.learners.inner_loop import layer_seeds
 from metasearch.loaded import load
+from metasearch.program import Blueprint, ExperimentProgram
 from metasearch.testing.phi import stored_phi
 
 SPEC = TaskSpec("classification", (1, 6, 6), 3, 3, 3)
@@ -131,3 +132,13 @@ def test_a_learned_policy_leaves_as_a_module_and_as_json(tmp_path: Path):
     torch.testing.assert_close(load(folder).augmentation()(x, seed=1), 1 - x)
     with pytest.raises(ArtifactError, match="no augmentation"):
         load(stored_phi(tmp_path / "none")).augmentation()
+
+
+def test_ranges_in_the_settings_of_a_policy_take_their_values_from_the_choices():
+    counted = {"type": "rand_augment", "count": {"int": [1, 3]}, "level": {"float": [0.1, 1.0]}}
+    tree = {"name": "a", "tasks": {"type": "omniglot"}, "learner": block(counted), "budget": {"steps": 1}}
+    at = "learner.slots.augmentation."
+    one = ExperimentProgram(Blueprint(tree)).learner({f"{at}count": 3, f"{at}level": 0.5})
+    plan = one.slots["augmentation"].policy({}).plan([1], 10)
+    assert len(plan) == 3
+    assert all((place.level == 0.5).all() for place in plan)
