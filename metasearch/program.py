@@ -23,7 +23,7 @@ from metasearch.core.config import overlay, validate
 from metasearch.core.contracts import Learner, TaskDistribution, Trial
 from metasearch.core.errors import ConfigError, UnsupportedError
 from metasearch.core.registry import build, registry, resolve
-from metasearch.core.space import Dimension, Space, extract, substitute
+from metasearch.core.space import Dimension, Space, extract, left_open, substitute
 from metasearch.core.values import Call, Measurement
 from metasearch.estimators.episodes import Problem
 from metasearch.estimators.value import Value
@@ -101,8 +101,8 @@ class ExperimentProgram:
         for folder in reversed(blueprint.folders):
             if folder not in sys.path:
                 sys.path.insert(0, folder)
-        self._ranges = Space({name: dimension for name, (dimension, _) in extract(blueprint.tree)[1].items()})
-        self._example = self._ranges.sample(0)
+        base = extract(blueprint.tree)
+        self._example = Space({name: dimension for name, (dimension, _) in base[1].items()}).sample(0)
         self.file = ExperimentFile.model_validate(blueprint.configuration(self._example))
         for module in self.file.imports:
             resolve(f"{module}:__name__", "imports")
@@ -146,7 +146,7 @@ class ExperimentProgram:
             if not isinstance(block, Mapping | str | type):
                 return block
             block = without_owners(block) if isinstance(block, Mapping) else {"type": block}
-            context = {"spec": spec, "choices": self._left(given)}
+            context = {"spec": spec, "choices": left_open(self.blueprint.tree, given, "learner.")}
             while len(self._learners) >= _LEARNERS:
                 del self._learners[next(iter(self._learners))]
             self._learners[key] = build("learner", block, "learner", **context)
@@ -168,18 +168,11 @@ class ExperimentProgram:
         own = {"architecture": {"type": "chosen", "weights": "own"}, "initialization": {"type": "random"}}
         plain = overlay(without_owners(block), {"slots": own})
         settings = overlay(plain, validate(Retrain, test.retrain, "test.retrain").learner)
+        own_choices = left_open(self.blueprint.tree, given, "learner.")
         try:
-            return build("learner", settings, "learner", spec=self.tasks.spec(split), choices=self._left(given))
+            return build("learner", settings, "learner", spec=self.tasks.spec(split), choices=own_choices)
         except ConfigError as error:
             raise error.under("test.retrain") from None
-
-    def _left(self, choices: Mapping[str, Any]) -> dict[str, Any]:
-        """What a learner's parts find among choices: those that no range of the file has put in its place already."""
-        return {
-            name.removeprefix("learner."): value
-            for name, value in choices.items()
-            if name.startswith("learner.") and name not in self._ranges.dimensions
-        }
 
     def space(self) -> Space:
         """The choices that components, or an evaluation that brings its own, declare, by full path."""

@@ -15,7 +15,7 @@ from metasearch.core.dimensions import Choice, Dimension, Float, Int, Scalar, Wh
 from metasearch.core.errors import ConfigError, nearest
 from metasearch.core.seeds import Draws, derive
 
-__all__ = ["Choice", "Dimension", "Float", "Hole", "Int", "Scalar", "Space", "extract", "substitute"]
+__all__ = ["Choice", "Dimension", "Float", "Hole", "Int", "Scalar", "Space", "extract", "left_open", "substitute"]
 
 
 class Space:
@@ -171,6 +171,20 @@ def extract(tree: Any) -> tuple[Any, Found]:
     """
     found: Found = {}
     return _extract(tree, "", None, {}, found), found
+
+
+def left_open(tree: Any, choices: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The choices below a prefix that no range of a configuration has put in its place: those of the parts' own spaces.
+
+    >>> left_open({"a": {"b": {"int": [1, 3]}}}, {"a.b": 2, "a.c": 5}, "a.")
+    {'c': 5}
+    """
+    ranges = extract(tree)[1]
+    return {
+        name.removeprefix(prefix): value
+        for name, value in choices.items()
+        if name.startswith(prefix) and name not in ranges
+    }
 
 
 def substitute(tree: Any, choices: Mapping[str, Any]) -> Any:

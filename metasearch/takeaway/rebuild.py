@@ -15,7 +15,7 @@ from metasearch.artifacts import Manifest, check_fits, refuse_user_code
 from metasearch.core.contracts import InnerProblem, Learner
 from metasearch.core.errors import ArtifactError, ConfigError
 from metasearch.core.registry import build, resolve
-from metasearch.core.space import Space, extract, substitute
+from metasearch.core.space import Space, extract, left_open, substitute
 from metasearch.core.values import Phi, TaskSpec, Tensors
 from metasearch.program import without_owners
 
@@ -106,7 +106,7 @@ def build_learner(
     block = trusted_block(manifest, allow_user_code=allow_user_code)
     try:
         given = plain_config({"learner": block}, choices)["learner"]
-        own = {name.removeprefix("learner."): value for name, value in choices.items() if name.startswith("learner.")}
+        own = left_open({"learner": block}, choices, "learner.")
         return build("learner", without_owners(given), "learner", spec=spec, choices=own)
     except ConfigError as error:
         imports = manifest.config.get("imports")

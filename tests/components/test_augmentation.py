@@ -134,11 +134,15 @@ def test_a_learned_policy_leaves_as_a_module_and_as_json(tmp_path: Path):
         load(stored_phi(tmp_path / "none")).augmentation()
 
 
-def test_ranges_in_the_settings_of_a_policy_take_their_values_from_the_choices():
-    counted = {"type": "rand_augment", "count": {"int": [1, 3]}, "level": {"float": [0.1, 1.0]}}
-    tree = {"name": "a", "tasks": {"type": "omniglot"}, "learner": block(counted), "budget": {"steps": 1}}
-    at = "learner.slots.augmentation."
-    one = ExperimentProgram(Blueprint(tree)).learner({f"{at}count": 3, f"{at}level": 0.5})
-    plan = one.slots["augmentation"].policy({}).plan([1], 10)
-    assert len(plan) == 3
-    assert all((place.level == 0.5).all() for place in plan)
+def test_ranges_in_the_settings_of_a_policy_take_their_values_from_the_choices_in_a_search_and_after_it(tmp_path: Path):
+    counted = block({"type": "rand_augment", "count": {"int": [1, 3]}, "level": {"float": [0.1, 1.0]}})
+    tree = {"name": "a", "tasks": {"type": "omniglot"}, "learner": counted, "budget": {"steps": 1}}
+    choices = {"learner.slots.augmentation.count": 3, "learner.slots.augmentation.level": 0.5}
+    stored = artifacts.load(stored_phi(tmp_path / "phi", learner=block({"type": "rand_augment"}), spec=SPEC))
+    manifest = stored.manifest.model_copy(update={"config": {**stored.manifest.config, "learner": counted}})
+    artifacts.save(tmp_path / "phi", Phi(choices=choices), manifest)
+    searched: Any = ExperimentProgram(Blueprint(tree)).learner(choices)
+    for policy in (searched.slots["augmentation"].policy({}), load(tmp_path / "phi").augmentation().policy):
+        plan = policy.plan([1], 10)
+        assert len(plan) == 3
+        assert all((place.level == 0.5).all() for place in plan)
