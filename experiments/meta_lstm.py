@@ -140,11 +140,11 @@ def write(rows: list[dict[str, Any]], gates: dict[str, Any], arguments: argparse
         )
     if len(rows) > 1:
         means = {
-            name: mean_ci95(np.array([row["accuracy"][name][0] for row in rows]))
+            name: paired_ci95(np.array([row["accuracy"][name][0] for row in rows]), np.zeros(len(rows)))
             for name in ("meta_lstm", "gradient_descent", "difference")
         }
         cells = {name: f"{100 * mean:.2f} ± {100 * width:.2f}" for name, (mean, width) in means.items()}
-        last = f"| all, ± over {len(rows)} runs | {cells['meta_lstm']} | {cells['gradient_descent']} | "
+        last = f"| all, ± over {len(rows)} runs (Student's t) | {cells['meta_lstm']} | {cells['gradient_descent']} | "
         lines.append(f"{last}| {cells['difference']} |")
     tuned = f"the rate is the best of {len(RATES)} on {arguments.tuning} others"
     note = f"Accuracy in %, {arguments.tasks} test tasks; {tuned}."
@@ -163,14 +163,15 @@ def draw(gates: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, panels = plt.subplots(1, 2, figsize=(11, 4))
+    steps = np.arange(1, 1 + max(map(len, gates.values())))
     for panel, gate in zip(panels, GATES, strict=True):
+        panel.set_prop_cycle(color=plt.get_cmap("tab20").colors)
         for name, values in gates.items():
             if name.startswith(f"{gate} "):
                 mean, low, high = np.array(values).T
-                steps = np.arange(1, len(mean) + 1)
                 panel.plot(steps, mean, label=name.removeprefix(f"{gate} "), linewidth=1.2)
                 panel.fill_between(steps, low, high, alpha=0.06)
-        panel.set(title=f"{gate} gate", xlabel="step")
+        panel.set(title=f"{gate} gate", xlabel="step", xticks=steps)
     panels[1].legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path, dpi=150, bbox_inches="tight")
 
