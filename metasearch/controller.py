@@ -120,8 +120,11 @@ class Controller:
                 self._ask()
             if not self._open or (self.stopping and self.plan.interruptible):
                 break
-            for call, outcome in self.executor.wait(timeout_s=1.0):
+            arrived = self.executor.wait(timeout_s=1.0)
+            for call, outcome in arrived:
                 self._take(call, outcome)
+            if not arrived:
+                self.journal.sync()
         self.checkpoint()
         if self._ended and not self._succeeded:
             raise ExecutionError(
@@ -146,6 +149,7 @@ class Controller:
             "carried": self._carried,
             "phi": {"tensors": phi.tensors, "buffers": phi.buffers},
         }
+        self.journal.sync()  # a checkpoint must not be ahead of the record
         path = self.store.save_checkpoint(
             self.step, tree, best=self.best is not None and self.best["step"] == self.step
         )

@@ -53,12 +53,14 @@ class Evaluator(Protocol):
 
 
 class Journal(Protocol):
-    """Where the record goes; an append is on disk when it returns."""
+    """Where the record goes; what has been appended outlives the process, and the machine after :meth:`sync`."""
 
     @property
     def elapsed(self) -> float: ...
 
     def append(self, type: str, /, **fields: Any) -> Record: ...
+
+    def sync(self) -> None: ...
 
 
 class Store(Protocol):

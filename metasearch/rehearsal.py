@@ -126,5 +126,8 @@ class _Memory:
     def append(self, type: str, /, **fields: Any) -> Record:
         return {"type": type, **fields}
 
+    def sync(self) -> None:
+        """Nothing is kept, so nothing is flushed."""
+
     def save_checkpoint(self, step: int, tree: Any, *, best: bool = False) -> Path:
         return Path(str(step))

@@ -21,7 +21,7 @@ import numpy as np
 
 from metasearch.core.faults import fault_point
 
-__all__ = ["decode", "encode", "folder_in_place", "from_json", "sync_folder", "temporary_name", "to_json", "write_file"]
+__all__ = ["decode", "encode", "folder_in_place", "from_json", "sync", "temporary_name", "to_json", "write_file"]
 
 _NUMBERS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _ESCAPED = re.compile(r"\\+(nan|inf|-inf)")
@@ -97,7 +97,7 @@ def write_file(path: Path, content: str | bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
 @contextmanager
@@ -113,8 +113,8 @@ def folder_in_place(target: Path, fault: str | None = None) -> Iterator[Path]:
     try:
         yield temporary
         for file in temporary.iterdir():
-            _sync(file)
-        sync_folder(temporary)
+            sync(file)
+        sync(temporary)
         if fault:
             fault_point(fault)
         old = _set_aside(target)
@@ -124,14 +124,18 @@ def folder_in_place(target: Path, fault: str | None = None) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    sync_folder(target.parent)
+    sync(target.parent)
     if old is not None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def sync_folder(path: Path) -> None:
-    """Flushes a folder's list of names to disk (without it a rename may be lost in a power cut)."""
-    _sync(path)
+def sync(path: Path) -> None:
+    """Flushes a file, or a folder's list of names, to disk (without it a power cut may lose what it holds)."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def temporary_name(path: Path) -> Path:
@@ -146,14 +150,6 @@ def _set_aside(target: Path) -> Path | None:
         target.rename(aside)
         return aside
     return None
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _spell(value: float) -> str:

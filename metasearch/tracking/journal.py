@@ -1,4 +1,9 @@
-"""The record of a run: one JSON object a line, appended and flushed to disk before anything acts on it.
+"""The record of a run: one JSON object a line, appended before anything acts on it.
+
+A record outlives its process from the moment it is appended. For the whole machine to die, records are flushed to disk
+in groups, since a flush can take longer than an evaluation: with the first append 0.2 s after the last flush, and
+whenever :meth:`Journal.sync` is called (when the driver waits, before a checkpoint, before MLflow sees them). What a
+power cut takes is less than a second of evaluations, at the end, which resuming does again.
 
 Each line ends in the CRC-32 of all that stands before it, so damage is seen. A process that dies while it writes leaves
 a torn last line: the next writer cuts it off, readers pass over it. Damage anywhere else is an error, since a record
@@ -12,13 +17,14 @@ import os
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
 from metasearch.core.errors import JournalError
 from metasearch.core.faults import fault_armed, fault_point
-from metasearch.core.files import from_json, sync_folder, to_json
+from metasearch.core.files import from_json, sync, to_json
 
 __all__ = ["Journal", "Record", "read", "tail"]
 
@@ -27,13 +33,14 @@ Record = dict[str, Any]
 ``type``, and the fields of that type. nan and inf are floats; tuples have become lists."""
 
 _OWN = ("n", "time", "elapsed", "type", "crc")
+_SYNC_S = 0.2
 _log = logging.getLogger(__name__)
 
 
 class Journal:
     """The writing end of a journal; one process a run may hold it (see ``RunDirectory.lock``).
 
-    An append is one write and one fsync, whatever the length of the journal.
+    An append is one write, whatever the length of the journal, and at most five times a second a flush to disk.
     """
 
     def __init__(self, path: Path, descriptor: int, following: int, elapsed: float) -> None:
@@ -41,7 +48,8 @@ class Journal:
         self._descriptor: int | None = descriptor
         self._next = following
         self._elapsed = elapsed
-        self._opened = time.monotonic()
+        self._opened = self._synced = time.monotonic()
+        self._unsynced = False
 
     @classmethod
     def open(cls, path: Path | str) -> Journal:
@@ -61,7 +69,7 @@ class Journal:
                 )
                 os.ftruncate(descriptor, end)
             os.fsync(descriptor)
-            sync_folder(path.parent)
+            sync(path.parent)
         except BaseException:
             os.close(descriptor)
             raise
@@ -76,7 +84,7 @@ class Journal:
         return self._elapsed + time.monotonic() - self._opened
 
     def append(self, type: str, /, **fields: Any) -> Record:
-        """Writes one record and returns it as a reader will see it; when this returns, the record is on disk.
+        """Writes one record and returns it as a reader will see it; when this returns, no end of the process loses it.
 
         Raises:
             ValueError: if a field has a name that the journal uses itself.
@@ -93,15 +101,28 @@ class Journal:
         record: Record = from_json(body)
         return record
 
+    def sync(self) -> None:
+        """Flushes to disk what has been appended, so that no end of the machine loses it either.
+
+        Raises:
+            JournalError: as :meth:`append` does.
+        """
+        if self._unsynced:
+            with self._guarded():
+                self._flush()
+
     def records(self) -> list[Record]:
         """All records so far, read from disk."""
         return read(self.path)
 
     def close(self) -> None:
         """Gives the file back; the journal can be read but no longer written."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        if self._descriptor is None:
+            return
+        try:
+            self.sync()
+        finally:
+            self._release()
 
     def __enter__(self) -> Journal:
         return self
@@ -112,22 +133,42 @@ class Journal:
         self.close()
 
     def _write(self, line: bytes) -> None:
+        with self._guarded() as descriptor:
+            if fault_armed("journal.write"):
+                half = len(line) // 2
+                _write_all(descriptor, line[:half])
+                os.fsync(descriptor)
+                fault_point("journal.write")
+                line = line[half:]
+            _write_all(descriptor, line)
+            self._unsynced = True
+            if time.monotonic() - self._synced >= _SYNC_S:
+                self._flush()
+
+    def _flush(self) -> None:
+        assert self._descriptor is not None
+        os.fsync(self._descriptor)
+        self._synced, self._unsynced = time.monotonic(), False
+
+    @contextmanager
+    def _guarded(self) -> Iterator[int]:
+        """Work on the file; after an error of the disk the journal is closed.
+
+        What reached the disk is unknown then, so nothing may follow it: the next open decides by the checksum.
+        """
         if self._descriptor is None:
             raise JournalError(f"{self.path} is closed for writing; open it again, or resume the run")
         try:
-            if fault_armed("journal.write"):
-                half = len(line) // 2
-                _write_all(self._descriptor, line[:half])
-                os.fsync(self._descriptor)
-                fault_point("journal.write")
-                line = line[half:]
-            _write_all(self._descriptor, line)
-            os.fsync(self._descriptor)
+            yield self._descriptor
         except OSError as error:
-            # What reached the disk is unknown now, so nothing may follow it: the next open decides by the checksum.
-            self.close()
+            self._release()
             problem = f"record {self._next} could not be written ({error})"
             raise JournalError(f"{self.path}: {problem}; free the disk and resume the run") from error
+
+    def _release(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
 
 def read(path: Path | str) -> list[Record]:

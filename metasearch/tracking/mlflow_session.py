@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metasearch.core.faults import fault_point
+from metasearch.core.files import sync
 from metasearch.tracking.journal import Record, tail
 from metasearch.tracking.ledger import ChildRun, Ledger, RunRows, flatten, param_value
 from metasearch.tracking.mlflow_store import view_of_trials
@@ -85,6 +86,7 @@ class Session:
         Raises:
             JournalError: if the journal is damaged.
         """
+        sync(self._target.journal)  # what MLflow has seen must not be lost
         records, self._offset = tail(self._target.journal, self._offset)
         for record in records:
             self._ledger.add(record)

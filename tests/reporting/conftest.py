@@ -116,10 +116,8 @@ Make = Callable[..., Sample]
 
 
 @pytest.fixture
-def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
+def make(tmp_path: Path) -> Make:
     """``make(folder, **config)``: a run with a configuration and an empty journal."""
-    # Thousands of records are written in a moment when none of them has to survive a power cut.
-    monkeypatch.setattr("metasearch.tracking.journal.os.fsync", lambda _: None)
 
     def _make(folder: str = "sample-20260101-000000-abc123", **config: Any) -> Sample:
         return Sample(tmp_path, folder, {**CONFIG, **config})

@@ -218,3 +218,25 @@ def test_an_append_writes_once_and_never_reads(path: Path, monkeypatch: pytest.M
         for number in range(5):
             journal.append("evaluation", id=number)
     assert len(writes) == 5
+
+
+def test_records_are_flushed_to_disk_in_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[int] = []  # bytes of the journal at each flush
+    now = [100.0]
+    path = tmp_path / "journal.jsonl"
+    monkeypatch.setattr("metasearch.tracking.journal.time.monotonic", lambda: now[0])
+    with Journal.open(path) as journal:
+        monkeypatch.setattr("metasearch.tracking.journal.os.fsync", lambda _: flushed.append(path.stat().st_size))
+        for step in range(100):
+            journal.append("ask", step=step)
+        assert len(read(path)) == 100  # written, so the end of the process takes none of them
+        assert flushed == []
+        now[0] += 0.2
+        journal.append("ask", step=100)
+        assert flushed == [path.stat().st_size]
+        journal.append("ask", step=101)
+        journal.sync()
+        journal.sync()
+        assert flushed[1:] == [path.stat().st_size]
+        journal.append("end", status="finished")
+    assert flushed[2:] == [path.stat().st_size]
