@@ -18,6 +18,7 @@ Variants:
                  its features once
     eager        metasearch's learner and estimator, `--shard` tasks at once, as a search does it
     compiled     the same with the estimator's compiled graphs
+    bfloat16     the same with convolutions in bfloat16
     learn2learn  its MAML class: clone, adapt, backward, one task after the other (for ANIL around the head, as its own
                  examples do; for Reptile the difference of the clone, for which it has no class); skipped with a line
                  where it cannot be imported
@@ -97,7 +98,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=1, help="inner steps")
     parser.add_argument("--pool", choices=["none", "max"], default="none")
     add_task_arguments(parser, ways=5, queries=1, tasks=32, shard=8)
-    add_arguments(parser, "loop,eager,compiled,learn2learn", keep="eager,compiled")
+    add_arguments(parser, "loop,eager,compiled,bfloat16,learn2learn", keep="eager,compiled,bfloat16")
     arguments = parser.parse_args()
     if arguments.method == "reptile_adam":
         vars(arguments).update(ADAM)
@@ -117,10 +118,10 @@ def prepared(arguments: argparse.Namespace) -> tuple[Step, dict[str, float]]:
     return step, {"norm": step()}
 
 
-def learner_for(arguments: argparse.Namespace) -> Any:
+def learner_for(arguments: argparse.Namespace, precision: str = "full") -> Any:
     block: dict[str, Any] = {
         "type": "inner_loop",
-        "model": {"type": "conv4", "filters": arguments.filters, "pool": arguments.pool},
+        "model": {"type": "conv4", "filters": arguments.filters, "pool": arguments.pool, "precision": precision},
         "steps": arguments.steps,
         "adapt": ["head.*"] if arguments.method == "anil" else ["*"],
         "slots": {"learning_rates": {"type": "fixed", "value": RATE}},
@@ -134,8 +135,8 @@ def learner_for(arguments: argparse.Namespace) -> Any:
     return build("learner", block, "learner", spec=sampler(arguments).spec("train"))
 
 
-def ours(arguments: argparse.Namespace, mode: CompileMode) -> Step:
-    learner = learner_for(arguments)
+def ours(arguments: argparse.Namespace, mode: CompileMode, precision: str = "full") -> Step:
+    learner = learner_for(arguments, precision)
     phi = learner.init(0)
     settings = {"optimizer_state": "carry"} if arguments.method == "reptile_adam" else {}
     found = estimates(arguments, learner, ESTIMATORS[arguments.method], lambda: phi, mode, **settings)
@@ -257,6 +258,7 @@ VARIANTS: dict[str, Callable[[argparse.Namespace], Step]] = {
     "loop": plain,
     "eager": lambda arguments: ours(arguments, "never"),
     "compiled": lambda arguments: ours(arguments, "auto"),
+    "bfloat16": lambda arguments: ours(arguments, "auto", "bfloat16"),
     "learn2learn": learn2learn,
 }
 

@@ -64,9 +64,9 @@ class Conv4:
         head: what follows the last map: ``mean`` averages it over its pixels for a linear head, ``flatten`` takes the
             pixels as features for it, ``none`` gives these features as outputs.
         head_std: standard deviation of a normal initial head; Xavier where not given.
-        precision: ``bfloat16`` computes the blocks in it in training, about twice as fast on recent processors, with
-            parameters, statistics and outputs in the full type; for weights that all tasks share, as those of metric
-            learners. Evaluation has full precision always.
+        precision: ``bfloat16`` computes the blocks in it in training and in inner steps, about twice as fast on recent
+            processors, with parameters, statistics and outputs in the full type; where each task has weights of its
+            own, the convolutions only. Predictions have full precision always.
         """
 
         filters: int = Field(64, ge=1)
@@ -159,15 +159,15 @@ class Conv4:
         """What the linear head sees of ``x``, ``[T, n, features]``, and the next buffers; as for a call."""
         body = {name: value for name, value in parameters.items() if not name.startswith("head.")}
         if shared.applies(x, body, buffers):
-            return self._represent_shared(parameters, buffers, x, training=seeds is not None)
-        if self.config.precision != "full":
-            raise ConfigError("model.precision", "bfloat16 is for weights that all tasks share; leave it out here")
+            return self._represent_shared(parameters, buffers, x, seeds)
         after = dict(buffers)
         x = x.permute(0, 1, 3, 4, 2)  # channels last, as the layers want them
         for block in range(self.config.blocks):
             name = f"blocks.{block}"
             kernel, bias = parameters[f"{name}.conv.weight"], parameters.get(f"{name}.conv.bias")
-            x = functional.conv2d(x, kernel, bias, stride=self.strides[block], padding=self.paddings[block])
+            x = functional.conv2d(
+                x, kernel, bias, stride=self.strides[block], padding=self.paddings[block], dtype=self._dtype(x, seeds)
+            )
             if self.config.norm != "none":
                 statistics = None
                 if self.config.norm == "running":
@@ -185,12 +185,16 @@ class Conv4:
                 x = functional.max_pool2d(x)
         return x.mean((2, 3)) if self.config.head == "mean" else x.permute(0, 1, 4, 2, 3).flatten(2), after
 
+    def _dtype(self, x: Tensor, seeds: NDArray[np.int64] | None) -> torch.dtype:
+        """In which convolutions compute."""
+        return torch.bfloat16 if self.config.precision == "bfloat16" and seeds is not None else x.dtype
+
     def _represent_shared(
-        self, parameters: Tensors, buffers: Tensors, x: Tensor, *, training: bool
+        self, parameters: Tensors, buffers: Tensors, x: Tensor, seeds: NDArray[np.int64] | None
     ) -> tuple[Tensor, Tensors]:
         after = dict(buffers)
         tasks, dtype = x.shape[0], x.dtype
-        x = shared.image(x, torch.bfloat16 if self.config.precision == "bfloat16" and training else dtype)
+        x = shared.image(x, self._dtype(x, seeds))
         for block in range(self.config.blocks):
             name = f"blocks.{block}"
             kernel, bias = parameters[f"{name}.conv.weight"], parameters.get(f"{name}.conv.bias")
@@ -200,7 +204,7 @@ class Conv4:
                 kept = (buffers[names[0]], buffers[names[1]]) if self.config.norm == "running" else None
                 affine = parameters.get(f"{name}.norm.weight"), parameters.get(f"{name}.norm.bias")
                 momentum = self.config.momentum
-                x, found = shared.batch_norm(x, tasks, affine, kept, training=training, momentum=momentum)
+                x, found = shared.batch_norm(x, tasks, affine, kept, training=seeds is not None, momentum=momentum)
                 after.update({} if found is None else zip(names, found, strict=True))
             x = torch.relu(x)
             if self.pools[block]:

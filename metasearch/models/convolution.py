@@ -42,6 +42,9 @@ Half of a second-level cache where the matrix product is as fast as the convolut
 matrix product was measured at half their speed, so there the convolution wins from a few pixels on.
 """
 
+HALF_CACHE_BYTES = 1 << 20
+"""The same for half precision, whose matrix product was measured at three to four times the speed on AMD processors."""
+
 DEPTH = 16
 """Below this number of channels the library's convolutions were measured at a tenth of the product's speed."""
 
@@ -49,7 +52,15 @@ Geometry = tuple[int, int, int]
 """Kernel size, stride, padding."""
 
 
-def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1, padding: int = 0) -> Tensor:
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
     """Cross-correlation of every task's images with that task's kernels.
 
     Args:
@@ -58,9 +69,10 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int
         bias: ``[T, O]``, ``[1, O]`` or None.
         stride: step in pixels, both axes.
         padding: zeros on each side, in pixels.
+        dtype: of the factors of the products, whose sums are wider; that of ``x`` where not given.
 
     Returns:
-        ``[T, n, H', W', O]`` with ``H' = (H + 2 * padding - k) // stride + 1``.
+        ``[T, n, H', W', O]`` in the dtype of ``x``, with ``H' = (H + 2 * padding - k) // stride + 1``.
 
     Raises:
         ValueError: if the kernel is not square, channels differ, or the kernel is larger than the padded image.
@@ -68,7 +80,8 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int
     tasks, n, height, width, channels = x.shape
     outputs, kernel = weight.shape[1], weight.shape[-1]
     if weight.shape[0] == 1 < tasks:
-        y = conv2d(joined(x, 1, tasks * n, height, width, channels), weight, bias, stride=stride, padding=padding)
+        batch = joined(x, 1, tasks * n, height, width, channels)
+        y = conv2d(batch, weight, bias, stride=stride, padding=padding, dtype=dtype)
         return split(y, tasks, n, *y.shape[2:])
     if weight.shape[0] != tasks or weight.shape[2] != channels or weight.shape[-2] != kernel:
         raise ValueError(
@@ -81,11 +94,12 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int
             f"a {kernel}x{kernel} kernel does not fit {height}x{width} pixels padded by {padding}; "
             f"use fewer blocks or larger images"
         )
-    patch_bytes = x.shape[1] * rows * columns * kernel * kernel * channels * x.element_size()
-    if patch_bytes > CACHE_BYTES and channels >= DEPTH:
-        y = grouped_conv2d(x, weight, stride, padding)
+    factor = dtype or x.dtype
+    patch_bytes = n * rows * columns * kernel * kernel * channels * factor.itemsize
+    if patch_bytes > (HALF_CACHE_BYTES if factor.itemsize == 2 else CACHE_BYTES) and channels >= DEPTH:
+        y = grouped_conv2d(x.to(factor), weight.to(factor), stride, padding).to(x.dtype)
         return y if bias is None else y + bias[:, None, None, None]
-    y = product(_Unfold.apply(x, geometry), _Pack.apply(weight))
+    y = product(_Unfold.apply(x.to(factor), geometry), _Pack.apply(weight, factor)).to(x.dtype)
     if bias is not None:
         y = y + bias.unsqueeze(1)
     return split(y, tasks, n, rows, columns, outputs)
@@ -159,37 +173,38 @@ class _Fold(torch.autograd.Function):
 
 
 class _Pack(torch.autograd.Function):
-    """Kernels ``[T, O, C, k, k]`` as matrices ``[T, k * k * C, O]``; those shared by all tasks are rearranged once."""
+    """Kernels ``[T, O, C, k, k]`` as matrices ``[T, k * k * C, O]`` of a dtype; those that all tasks share are
+    rearranged once.
+    """
 
     @staticmethod
-    def forward(weight: Tensor) -> Tensor:
-        distinct = weight[:1] if weight.stride(0) == 0 else weight
+    def forward(weight: Tensor, dtype: torch.dtype) -> Tensor:
+        distinct = (weight[:1] if weight.stride(0) == 0 else weight).to(dtype)
         tasks, outputs, channels, kernel, _ = weight.shape
         matrix = merged(distinct.permute(0, 3, 4, 2, 1), distinct.shape[0], kernel * kernel * channels, outputs)
         return matrix.expand(tasks, -1, -1)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.shape = tuple(inputs[0].shape)
+        ctx.shape, ctx.dtype = tuple(inputs[0].shape), inputs[0].dtype
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        unpacked: Tensor = _Unpack.apply(gradient, ctx.shape)
-        return unpacked
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return _Unpack.apply(gradient, ctx.shape, ctx.dtype), None
 
 
 class _Unpack(torch.autograd.Function):
     """The inverse of :class:`_Pack`, and its transpose."""
 
     @staticmethod
-    def forward(matrix: Tensor, shape: tuple[int, ...]) -> Tensor:
+    def forward(matrix: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         tasks, outputs, channels, kernel, _ = shape
-        return matrix.reshape(tasks, kernel, kernel, channels, outputs).permute(0, 4, 3, 1, 2)
+        return matrix.to(dtype).reshape(tasks, kernel, kernel, channels, outputs).permute(0, 4, 3, 1, 2)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        return
+        ctx.dtype = inputs[0].dtype
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return _Pack.apply(gradient), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return _Pack.apply(gradient, ctx.dtype), None, None

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from metasearch.core.errors import ConfigError
 from metasearch.core.values import TaskSpec
+from metasearch.models import convolution
 from metasearch.models.conv4 import Conv4
 
 SPEC = TaskSpec(kind="classification", input_shape=(2, 9, 9), outputs=3, support=3, query=3)
@@ -77,8 +77,39 @@ def test_bfloat16_is_for_training_and_keeps_parameters_averages_and_outputs():
     assert torch.cosine_similarity(exact, rough, dim=0) > 0.99
 
 
-def test_bfloat16_is_refused_for_weights_of_each_task():
-    model = conv4(norm="batch", precision="bfloat16")
-    parameters = {k: v.expand(2, *v.shape) for k, v in model.init(0)[0].items()}
-    with pytest.raises(ConfigError, match=r"model.precision.*all tasks share"):
-        model(parameters, {}, torch.zeros(2, 3, 2, 9, 9))
+@pytest.mark.parametrize("pool", ["none", "max"])
+@pytest.mark.parametrize("direct", [False, True])
+def test_bfloat16_with_weights_of_each_task_is_near_full_precision_to_the_second_order(pool, direct, monkeypatch):
+    if direct:
+        monkeypatch.setattr(convolution, "HALF_CACHE_BYTES", 0)
+        monkeypatch.setattr(convolution, "DEPTH", 1)
+    generator = torch.Generator().manual_seed(4)
+    x, y = torch.randn(3, 8, 2, 9, 9, generator=generator), torch.arange(8) % 3
+    found = []
+    for precision in ("full", "bfloat16"):
+        model = conv4(norm="batch", precision=precision, pool=pool)
+        phi = {k: v.unsqueeze(0).requires_grad_() for k, v in model.init(0)[0].items()}
+
+        def loss(theta, seeds, model=model):
+            logits = model(theta, {}, x, seeds=seeds)[0]
+            assert logits.dtype == torch.float32
+            return torch.nn.functional.cross_entropy(logits.flatten(0, 1), y.repeat(3), reduction="sum") / 8
+
+        start = {k: v.expand(3, *v.shape[1:]) for k, v in phi.items()}
+        slopes = torch.autograd.grad(loss(start, np.arange(3)), list(start.values()), create_graph=True)
+        moved = {k: v - 0.4 * slope for (k, v), slope in zip(start.items(), slopes, strict=True)}
+        outer = torch.autograd.grad(loss(moved, np.arange(3)), list(phi.values()))
+        assert {one.dtype for one in (*slopes, *outer)} == {torch.float32}
+        assert slopes[0].shape[0] == 3
+        found.append([torch.cat([one.flatten() for one in part]) for part in (slopes, outer)])
+    for full, half in zip(*found, strict=True):
+        assert not torch.equal(full, half)
+        assert torch.cosine_similarity(full, half, dim=0) > 0.9  # roundings switch units and windows
+
+
+def test_predictions_with_weights_of_each_task_have_full_precision():
+    full, half = conv4(norm="batch"), conv4(norm="batch", precision="bfloat16")
+    parameters = {k: v.unsqueeze(0).repeat(2, *(1,) * v.dim()) for k, v in full.init(0)[0].items()}
+    x = torch.randn(2, 3, 2, 9, 9, generator=torch.Generator().manual_seed(5))
+    assert torch.equal(full(parameters, {}, x)[0], half(parameters, {}, x)[0])
+    assert not torch.equal(full(parameters, {}, x)[0], half(parameters, {}, x, seeds=np.arange(2))[0])
