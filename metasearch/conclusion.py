@@ -70,7 +70,7 @@ class Conclusion:
         if controller.best is None:
             schedule = schedule_of(records, best["id"]) if best else []
             chosen = schedule[-1]["choices"] if schedule else best and best["choices"]
-            self._outputs.phi(controller.phi(chosen), {"step": controller.step}, schedule)
+            self._outputs.phi(controller.found(chosen), {"step": controller.step}, schedule)
         settings = self._experiment.file.test
         if settings is None or self._experiment.trials:
             return

@@ -133,7 +133,13 @@ class Controller:
 
     def phi(self, choices: Mapping[str, Any] | None = None) -> Phi:
         """Where the search stands, the parts that no searcher owns included, with given choices in place of its own."""
-        phi = self.searcher.phi()
+        return self._whole(self.searcher.phi(), choices)
+
+    def found(self, choices: Mapping[str, Any] | None = None) -> Phi:
+        """What the search would give if it ended now: as :meth:`phi`, with averages where a searcher keeps them."""
+        return self._whole(getattr(self.searcher, "averaged", self.searcher.phi)(), choices)
+
+    def _whole(self, phi: Phi, choices: Mapping[str, Any] | None) -> Phi:
         return Phi(
             {**self._base.tensors, **phi.tensors}, {**self._base.buffers, **phi.buffers}, dict(choices or phi.choices)
         )
@@ -357,9 +363,9 @@ class Controller:
 
     def _validation(self) -> None:
         """Measures where the search stands; a search over nothing but choices stands at its lowest L so far."""
-        phi, chosen = self.phi(), {}
+        phi, chosen = self.found(), {}
         if self._lowest is not None:
-            phi = self.phi(self._lowest.proposal.choices)
+            phi = self.found(self._lowest.proposal.choices)
             chosen = {"choices": dict(phi.choices)}
         record = self._known.get(("validation", self.step))
         if record is None:

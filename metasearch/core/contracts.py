@@ -278,7 +278,9 @@ class Searcher(Protocol):
         ...
 
     def phi(self) -> Phi:
-        """The tensors and buffers it now stands at (empty for a searcher of choices)."""
+        """The tensors and buffers it now stands at (empty for a searcher of choices). Validation and the end of the
+        search take ``averaged()`` instead from a searcher that has such a method.
+        """
         ...
 
     def state_dict(self) -> dict[str, Any]:

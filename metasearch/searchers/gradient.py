@@ -52,6 +52,9 @@ class Gradient:
             decay: factor of ``step``.
             decay_every: steps between two of its cuts; required by ``step``.
             total_steps: length of the schedule in steps; required by ``cosine`` and ``linear``.
+            average: what validation, the test and the artifact take is a moving average of phi, of which each step
+                leaves so much (in the first steps less: ``(1 + t) / (10 + t)``); None takes the last phi. Useful where
+                the gradients are noisy; the steps themselves know nothing of it (Polyak and Juditsky 1992).
             parts: slots whose tensors it moves; None for all that it is given.
             patience: skipped steps in a row after which the search is stopped.
         """
@@ -69,6 +72,7 @@ class Gradient:
         decay: float = Field(default=0.5, gt=0, lt=1)
         decay_every: int | None = Field(default=None, ge=1)
         total_steps: int | None = Field(default=None, ge=1)
+        average: float | None = Field(default=None, gt=0, lt=1)
         parts: tuple[str, ...] | None = None
         patience: int = Field(default=10, ge=1)
 
@@ -76,6 +80,7 @@ class Gradient:
         self.config = config
         self._tensors: Tensors = {}
         self._buffers: Tensors = {}
+        self._average: Tensors | None = None
 
     def setup(self, phi: Phi, space: Space, seed: int) -> None:
         """As the contract says; ``seed`` is not used.
@@ -98,6 +103,7 @@ class Gradient:
                 )
         self._tensors = {name: _own(tensor).requires_grad_() for name, tensor in owned.tensors.items()}
         self._buffers = {name: tensor.detach().clone() for name, tensor in owned.buffers.items()}
+        self._average = None if self.config.average is None else _copies(self._tensors)
         self._optimizer = _optimizer(self.config, list(self._tensors.values()))
         self._steps = 0
         self._skipped = 0
@@ -139,7 +145,12 @@ class Gradient:
     def phi(self) -> Phi:
         return Phi(_copies(self._tensors), _copies(self._buffers))
 
+    def averaged(self) -> Phi:
+        """What the search would give if it ended now: the moving average, where there is one."""
+        return self.phi() if self._average is None else Phi(_copies(self._average), _copies(self._buffers))
+
     def state_dict(self) -> dict[str, Any]:
+        average = {} if self._average is None else {"average": _copies(self._average)}
         state = {name: self._optimizer.state[tensor] for name, tensor in self._tensors.items()}
         return {
             "tensors": _copies(self._tensors),
@@ -147,6 +158,7 @@ class Gradient:
             "optimizer": {name: {key: _copy(value) for key, value in part.items()} for name, part in state.items()},
             "steps": self._steps,
             "skipped": self._skipped,
+            **average,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -163,6 +175,8 @@ class Gradient:
             for name, tensor in self._tensors.items():
                 tensor.copy_(state["tensors"][name])
         self._buffers = _copies(state["buffers"])
+        if self._average is not None:
+            self._average = _copies(state.get("average", state["tensors"]))
         self._optimizer.state.clear()
         for name, part in state["optimizer"].items():
             if part:
@@ -194,6 +208,11 @@ class Gradient:
             tensor.grad = gradient.get(name)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
+        if self._average is not None and self.config.average is not None:
+            decay = min(self.config.average, (1 + self._steps) / (10 + self._steps))
+            with torch.no_grad():
+                for name, tensor in self._tensors.items():
+                    self._average[name].lerp_(tensor, 1 - decay)
 
     def _skip(self, evaluations: Sequence[Evaluation]) -> None:
         self._skipped += 1

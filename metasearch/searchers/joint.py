@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from metasearch.core.contracts import Searcher
@@ -104,11 +104,18 @@ class Joint:
             searcher.replay(self._seen_by(name, evaluations))
 
     def phi(self) -> Phi:
+        return self._together(lambda searcher: searcher.phi())
+
+    def averaged(self) -> Phi:
+        """As :meth:`phi`, with the averages of those searchers that keep one."""
+        return self._together(lambda searcher: getattr(searcher, "averaged", searcher.phi)())
+
+    def _together(self, stand: Callable[[Searcher], Phi]) -> Phi:
         tensors: Tensors = {}
         buffers: Tensors = {}
         choices: dict[str, Any] = {}
         for searcher in self.searchers.values():
-            part = searcher.phi()
+            part = stand(searcher)
             tensors |= part.tensors
             buffers |= part.buffers
             if hasattr(searcher, "likeliest"):

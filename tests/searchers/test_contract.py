@@ -22,6 +22,7 @@ class TestOptimizers(SearcherContract):
     @pytest.fixture(params=["adamw", "sgd", "momentum", "nesterov", "rmsprop", "adagrad"])
     def make(self, request):
         settings = {"type": "gradient", "optimizer": request.param, "lr": 0.01, "schedule": "cosine", "total_steps": 40}
+        settings["average"] = 0.9
         return lambda: build("searcher", settings)
 
 

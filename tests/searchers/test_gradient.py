@@ -240,3 +240,33 @@ def test_a_linear_schedule_goes_from_lr_to_min_lr_and_stays_there():
         rates.append(mine.lr())
         mine.tell([told(gradient)])
     assert rates == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2, 0.2])
+
+
+def test_the_average_follows_the_steps_which_do_not_know_of_it():
+    plain, mine = searcher(Phi(start()), lr=0.1), searcher(Phi(start()), lr=0.1, average=0.3)
+    expected, found = start(), mine.averaged()
+    assert all(torch.equal(found.tensors[name], tensor) for name, tensor in expected.items())
+    for step, gradient in enumerate(gradients(4)):
+        for one in (plain, mine):
+            one.tell([told(gradient)])
+        decay = min(0.3, (1 + step) / (10 + step))
+        now = plain.phi().tensors
+        expected = {name: decay * tensor + (1 - decay) * now[name] for name, tensor in expected.items()}
+        assert all(torch.equal(now[name], tensor) for name, tensor in mine.phi().tensors.items())
+        torch.testing.assert_close(mine.averaged().tensors, expected)
+        assert plain.averaged().tensors["a.w"].equal(now["a.w"])
+    mine.tell([told(status="diverged")])
+    torch.testing.assert_close(mine.averaged().tensors, expected)
+
+
+def test_the_average_is_part_of_the_state():
+    first, second = (searcher(Phi(start()), average=0.9) for _ in range(2))
+    *before, last = gradients(5)
+    for gradient in before:
+        first.tell([told(gradient)])
+    second.load_state_dict(first.state_dict())
+    for one in (first, second):
+        one.tell([told(last)])
+    for name, tensor in first.averaged().tensors.items():
+        assert torch.equal(second.averaged().tensors[name], tensor)
+        assert not torch.equal(first.phi().tensors[name], tensor)
