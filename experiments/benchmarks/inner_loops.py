@@ -52,7 +52,7 @@ from episodes import (
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
-from turns import add_arguments, run
+from turns import add_arguments, rates, run
 
 import metasearch.learners
 import metasearch.models  # noqa: F401  (these list the built-in parts)
@@ -84,11 +84,11 @@ def main() -> None:
     arguments = parse()
     run(
         arguments,
-        lambda: [name for name in names(arguments) if name != "learn2learn" or importable(name)],
         lambda: prepared(arguments),
+        names=lambda: [name for name in names(arguments) if name != "learn2learn" or importable(name)],
+        row=rates("tasks", lambda name: int(arguments.tasks)),
         heading=f"{arguments.method}, {arguments.steps} inner step(s), {arguments.ways}-way {arguments.shots}-shot, "
         f"{arguments.queries} queries a class, pool {arguments.pool}",
-        unit="tasks",
     )
 
 

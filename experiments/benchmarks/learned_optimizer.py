@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
-from turns import add_arguments, serve, take_turns
+from turns import add_arguments, run
 
 from metasearch.components import Context
 from metasearch.core.registry import build
@@ -36,24 +36,19 @@ BASELINE = "adam"
 def main() -> None:
     """Runs the variants against each other and prints a table."""
     arguments = parse()
-    if arguments.variant:
-        serve(arguments, lambda: prepared(arguments))
-        return
-    names = arguments.variants.split(",")
-    baseline = names[-1]
-    firsts, medians = take_turns(names, arguments.rounds)
-    print(
-        f"{arguments.parameters:,} parameters in layers of {arguments.width}, {arguments.threads} thread(s), "
-        f"torch {torch.__version__}, {'wall' if arguments.wall else 'CPU'} time"
+    heading = f"{arguments.parameters:,} parameters in layers of {arguments.width}"
+    run(arguments, lambda: prepared(arguments), heading=heading, row=row)
+
+
+def row(name: str, first: dict[str, Any], medians: Mapping[str, float]) -> str:
+    """Time of a step, in itself and in multiples of the baseline and of its matrix products, and its memory."""
+    *_, baseline = medians
+    seconds, floor = medians[name], first["floor"]
+    against = f"{seconds / floor:6.2f} x floor" if floor else " " * 14
+    return (
+        f"{1e3 * seconds:9.1f} ms   {seconds / medians[baseline]:7.2f} x {baseline}   {against}   "
+        f"state {first['bytes']:6.1f} bytes a parameter"
     )
-    for name in names:
-        floor = firsts[name]["floor"]
-        against = f"{medians[name] / floor:6.2f} x floor" if floor else " " * 14
-        ratio = medians[name] / medians[baseline]
-        print(
-            f"{name:14} {1e3 * medians[name]:9.1f} ms   {ratio:7.2f} x {baseline}   {against}   "
-            f"state {firsts[name]['bytes']:6.1f} bytes a parameter"
-        )
 
 
 def parse() -> argparse.Namespace:

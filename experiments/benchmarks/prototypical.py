@@ -46,7 +46,7 @@ from episodes import (
 )
 from torch import Tensor, nn
 from torch.nn import functional as F
-from turns import add_arguments, run
+from turns import add_arguments, rates, run
 
 import metasearch.learners
 import metasearch.models  # noqa: F401  (these list the built-in parts)
@@ -72,11 +72,11 @@ def main() -> None:
     arguments = parse()
     run(
         arguments,
-        lambda: [name for name in arguments.variants.split(",") if usable(name, arguments.method)],
         lambda: prepared(arguments),
+        names=lambda: [name for name in arguments.variants.split(",") if usable(name, arguments.method)],
+        row=rates("episodes", lambda name: int(arguments.tasks)),
         heading=f"{arguments.method}, {arguments.ways}-way {arguments.shots}-shot, "
         f"{arguments.queries} queries a class, {arguments.tasks} episode(s) a step",
-        unit="episodes",
     )
 
 

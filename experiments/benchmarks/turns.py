@@ -8,16 +8,19 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from metasearch.execution.memory import keep_freed_memory
 
-__all__ = ["add_arguments", "run", "serve", "take_turns"]
+__all__ = ["add_arguments", "rates", "run"]
 
 Answer = dict[str, Any]
+
+Row = Callable[[str, Answer, Mapping[str, float]], str]
+"""A variant, what it said of itself first, and the median seconds of all, the baseline's last; its line."""
 
 
 def add_arguments(parser: argparse.ArgumentParser, variants: str, keep: str = "") -> None:
@@ -40,37 +43,52 @@ def add_arguments(parser: argparse.ArgumentParser, variants: str, keep: str = ""
 
 def run(
     arguments: argparse.Namespace,
-    names: Callable[[], Sequence[str]],
     make: Callable[[], tuple[Callable[[], Any], Answer]],
     *,
     heading: str,
-    unit: str,
+    row: Row,
+    names: Callable[[], Sequence[str]] | None = None,
 ) -> None:
-    """A whole script: serves as the process of a variant, or runs them all and prints their rates.
+    """A whole script: serves as the process of a variant, or runs them all and prints a line for each.
 
     Args:
-        arguments: the script's, with ``tasks`` of a step.
-        names: the variants that can be run here.
-        make: prepares the one that ``arguments.variant`` names; says the ``norm`` of its first gradient.
+        arguments: the script's.
+        make: prepares the variant that ``arguments.variant`` names; gives its step, and what there is to say of it.
         heading: what is computed.
-        unit: of a task, in the plural.
+        row: a variant's line.
+        names: the variants that can be run here, the baseline last; all of ``arguments.variants`` where not given.
     """
     if arguments.variant:
-        serve(arguments, make)
+        _serve(arguments, make)
         return
-    usable = names()
-    firsts, medians = take_turns(usable, arguments.rounds)
-    baseline = usable[-1]
-    print(f"{heading}, {arguments.threads} thread(s), {'wall' if arguments.wall else 'CPU'} time")
+    usable = names() if names else arguments.variants.split(",")
+    firsts, medians = _take_turns(usable, arguments.rounds)
+    clock = "wall" if arguments.wall else "CPU"
+    print(f"{heading}, {arguments.threads} thread(s), {clock} time, torch {torch.__version__}")
     for name in usable:
-        rate, first = arguments.tasks / medians[name], firsts[name]
-        print(
-            f"{name:12} {rate:8.2f} {unit}/s   {medians[baseline] / medians[name]:5.2f} x {baseline}   "
-            f"ready after {first['ready']:5.1f} s   |gradient| {first['norm']:.6f}"
+        print(f"{name:14} {row(name, firsts[name], medians)}")
+
+
+def rates(units: str, count: Callable[[str], int]) -> Row:
+    """A line with the units a second, the ratio to the baseline, and the ``norm`` of the first gradient.
+
+    Args:
+        units: what is counted.
+        count: of them in a step of a variant.
+    """
+
+    def row(name: str, first: Answer, medians: Mapping[str, float]) -> str:
+        *_, baseline = medians
+        rate, other = (count(one) / medians[one] for one in (name, baseline))
+        return (
+            f"{rate:8.2f} {units}/s   {rate / other:5.2f} x {baseline}   ready after {first['ready']:5.1f} s   "
+            f"|gradient| {first['norm']:.6f}"
         )
 
+    return row
 
-def take_turns(names: Sequence[str], rounds: int) -> tuple[dict[str, Answer], dict[str, float]]:
+
+def _take_turns(names: Sequence[str], rounds: int) -> tuple[dict[str, Answer], dict[str, float]]:
     """Starts this script once for each variant; what each said of itself first, and its median seconds."""
     workers = {name: _start(name) for name in names}
     firsts = {name: _ask(worker) for name, worker in workers.items()}
@@ -85,7 +103,7 @@ def take_turns(names: Sequence[str], rounds: int) -> tuple[dict[str, Answer], di
     return firsts, {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def serve(arguments: argparse.Namespace, make: Callable[[], tuple[Callable[[], Any], Answer]]) -> None:
+def _serve(arguments: argparse.Namespace, make: Callable[[], tuple[Callable[[], Any], Answer]]) -> None:
     """In the process of a variant: one timed step for each line on stdin.
 
     Args:

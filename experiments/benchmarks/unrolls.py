@@ -32,7 +32,7 @@ from episodes import estimates, norm_of, sampler
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
-from turns import add_arguments, serve, take_turns
+from turns import add_arguments, rates, run
 
 import metasearch.learners
 import metasearch.models  # noqa: F401  (these list the built-in parts)
@@ -48,18 +48,12 @@ SCALE, P, SHOTS = 0.01, 10.0, 15
 def main() -> None:
     """Runs the variants against each other and prints a table."""
     arguments = parse()
-    if arguments.variant:
-        serve(arguments, lambda: prepared(arguments))
-        return
-    names = arguments.variants.split(",")
-    firsts, medians = take_turns(names, arguments.rounds)
-    rates = {name: together(name) * arguments.steps / medians[name] for name in names}
-    clock = "wall" if arguments.wall else "CPU"
-    print(f"unrolls of {arguments.steps} steps, {arguments.threads} thread(s), {clock} time, torch {torch.__version__}")
-    for name in names:
-        ratio = rates[name] / rates[names[-1]]
-        norm = firsts[name]["norm"]
-        print(f"{name:10} {rates[name]:8.1f} steps/s   {ratio:5.2f} x {names[-1]}   |meta-gradient| {norm:.6f}")
+    run(
+        arguments,
+        lambda: prepared(arguments),
+        row=rates("steps", lambda name: together(name) * int(arguments.steps)),
+        heading=f"unrolls of {arguments.steps} steps",
+    )
 
 
 def parse() -> argparse.Namespace:
