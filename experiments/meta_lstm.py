@@ -40,7 +40,8 @@ def main() -> None:
     for run in arguments.runs:
         row, gates = compared(run, arguments)
         rows.append(row)
-        print(row)
+        mean, width = row["accuracy"]["difference"]
+        print(f"{Path(run).name}: {100 * mean:+.2f} ± {100 * width:.2f} points beside gradient descent", flush=True)
     write(rows, gates, arguments)
 
 
