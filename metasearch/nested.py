@@ -15,6 +15,7 @@ from metasearch.core.values import Call, Measurement
 from metasearch.experiment import Experiment
 from metasearch.objective import TrialCalls, measurement
 from metasearch.resolution import load
+from metasearch.tracking.journal import read as read_journal
 from metasearch.trees import override, read
 
 __all__ = ["NestedSearch"]
@@ -24,7 +25,7 @@ class NestedSearch(TrialCalls):
     """Runs an experiment under a proposal's settings and reports its validation.
 
     Its journal is a folder of the outer run (``searches/<proposal>``), its seed derives from the proposal, and a trial
-    that is started again continues where its own record ends.
+    that is started again reports what its own record has, and continues where it ends.
 
     Args:
         config: its settings.
@@ -72,7 +73,11 @@ class NestedSearch(TrialCalls):
         configuration = self._program.blueprint.configuration(call.phi.choices)["evaluation"]["search"]
         root = Path(self._program.blueprint.run or ".") / "searches"
         folder = f"{call.proposal:06d}"
-        if (root / folder / "journal.jsonl").exists():
+        journal = root / folder / "journal.jsonl"
+        if journal.exists():
+            for record in read_journal(journal):
+                if record["type"] == "validation":
+                    report(record)
             running.resume(root / folder, root=root, on_validation=report)
         else:
             running.run(self._experiment(configuration, call.seed), root=root, folder=folder, on_validation=report)

@@ -3,6 +3,7 @@
 Each on 1, 2 and 3 workers, killed and resumed.
 """
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,27 @@ def test_a_probe_of_training_runs_is_killed_and_resumed(
     path = drivers.until_dead(tree, fault)
     resume(path)
     assert content(path) == content(finish(tree, tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("lr", [0.01, 2.0])
+@pytest.mark.parametrize("lost", [1, 2, 3])
+def test_a_search_whose_record_ends_before_that_of_a_search_in_it_goes_on_to_the_same_figures(
+    lr: float, lost: int, tiny: Tree, tmp_path: Path
+) -> None:
+    tree = nested(tiny)
+    inner = tree["evaluation"]["search"]
+    inner |= {"searcher": {"type": "gradient", "lr": lr}, "validation": {"every": 1, "episodes": 4, "shard": 2}}
+    tree |= {"execution": {"type": "inline"}, "budget": {"evaluations": 2}}
+    path = finish(tree, tmp_path)
+    before = content(path)
+    figures = [one["L"] for one in of_type(path / "searches" / "000001", "validation")]
+    assert (min(figures) == figures[-1]) == (lr < 1)
+    lines = (path / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    ends = [number for number, line in enumerate(lines) if b'"type":"evaluation"' in line]
+    (path / "journal.jsonl").write_bytes(b"".join(lines[: ends[-1] + 1 - lost]))  # it, or also reports before it
+    shutil.rmtree(path / "checkpoints")
+    resume(path)
+    assert content(path) == before
 
 
 @pytest.mark.ray
