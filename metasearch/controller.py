@@ -36,6 +36,9 @@ __all__ = ["Controller", "Validate"]
 Validate = Callable[[Phi, int], Mapping[str, Any]]
 """Measures phi on held-out tasks: the fields of a ``validation`` record."""
 
+_WORTH_S = 0.2
+"""An evaluation that took this long is flushed to disk as soon as it is recorded."""
+
 
 class Controller:
     """Lowers L(phi) with a searcher, an estimator and an executor.
@@ -315,6 +318,8 @@ class Controller:
     def _finish(self, evaluation: Evaluation) -> None:
         ask = next(ask for ask in self._open if evaluation.proposal in ask.proposals)
         self._record("evaluation", step=ask.step, **fields_of(evaluation))
+        if evaluation.seconds >= _WORTH_S:
+            self.journal.sync()
         ask.evaluations[evaluation.proposal.id] = evaluation
         self.last_value = evaluation.value
         self._count(evaluation)
@@ -377,6 +382,7 @@ class Controller:
             self.best = record
         restored = self._checkpoint is not None and self.step < self._checkpoint["step"]
         if self._on_validation is not None and not restored:
+            self.journal.sync()  # nor must phi be
             self._on_validation(phi, record)
 
     def _improves(self, fields: Mapping[str, Any]) -> bool:

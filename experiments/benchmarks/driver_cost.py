@@ -1,7 +1,7 @@
 """What the driver itself costs: python experiments/benchmarks/driver_cost.py [--mlflow 300] [--tune 1000]
 
-Drives searches over one number whose evaluations cost nothing, so that all the time is the driver's: ask, two records
-that are flushed to disk, tell. Prints milliseconds an evaluation at each length of search; they should be equal, since
+Drives searches over one number whose evaluations cost nothing, so that all the time is the driver's: ask, two
+records, tell. Prints milliseconds an evaluation at each length of search; they should be equal, since
 nothing may grow with the journal. `--mlflow` adds a search that is shown in MLflow (SQLite, in a temporary folder),
 without and with a child run for each proposal; the last upload is included, the making of an empty database is not.
 

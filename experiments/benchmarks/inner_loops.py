@@ -23,10 +23,11 @@ Variants:
                  examples do; for Reptile the difference of the clone, for which it has no class); skipped with a line
                  where it cannot be imported
 
-All take their tasks from one sampler and start from the same weights: the norm of the first gradient must agree. Each
-variant has a process of its own; rounds alternate between them and medians are printed, with ratios to the last variant
-that is the baseline. Seconds are CPU time of the process unless `--wall`, so that a busy machine disturbs less. Ours
-keep freed memory as the workers of a search do; `--keep-memory loop,eager,compiled,learn2learn` grants it to all.
+All take their tasks from one sampler and start from the same weights: the norm of the first gradient must agree (in
+bfloat16 roughly). Each variant has a process of its own; rounds alternate between them and medians are printed, with
+ratios to the last variant that is the baseline. Seconds are CPU time of the process unless `--wall`, so that a busy
+machine disturbs less. Ours keep freed memory as the workers of a search do; `--keep-memory` with the names of all
+variants grants it to all.
 
     python experiments/benchmarks/inner_loops.py --method maml --queries 1 --shard 4
 """

@@ -1,11 +1,11 @@
 """Named points at which a test can kill the process, so that recovery is proved where it matters.
 
 With ``METASEARCH_FAULT=name:k`` in the environment the k-th passage of the point ``name`` (counted from 1, in this
-process) ends the process by SIGKILL: nothing is flushed, no handler runs, as after a power cut. Without the variable a
+process) ends the process by SIGKILL: no handler runs, nothing that the process holds is written. Without the variable a
 point costs one look-up. Points of the package:
 
-- ``journal.write``: half of a record is on disk;
-- ``journal.after``: a record is on disk, nobody has been told;
+- ``journal.write``: half of a record is written;
+- ``journal.after``: a record is written, nobody has been told;
 - ``checkpoint.rename``: odd passages right before a checkpoint gets its name, even ones right after;
 - ``mlflow.flush``: a part of what MLflow lacks has been sent (a search's rows, or a trial's run without its content).
 """

@@ -65,8 +65,8 @@ class Conv4:
             pixels as features for it, ``none`` gives these features as outputs.
         head_std: standard deviation of a normal initial head; Xavier where not given.
         precision: ``bfloat16`` computes the blocks in it in training and in inner steps, about twice as fast on recent
-            processors, with parameters, statistics and outputs in the full type; where each task has weights of its
-            own, the convolutions only. Predictions have full precision always.
+            processors, with parameters, statistics and outputs in the full type; where several tasks each have weights
+            of their own, the convolutions only. Predictions have full precision always.
         """
 
         filters: int = Field(64, ge=1)

@@ -69,7 +69,7 @@ def conv2d(
         bias: ``[T, O]``, ``[1, O]`` or None.
         stride: step in pixels, both axes.
         padding: zeros on each side, in pixels.
-        dtype: of the factors of the products, whose sums are wider; that of ``x`` where not given.
+        dtype: in which to compute; that of ``x`` where not given.
 
     Returns:
         ``[T, n, H', W', O]`` in the dtype of ``x``, with ``H' = (H + 2 * padding - k) // stride + 1``.

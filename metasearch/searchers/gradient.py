@@ -53,8 +53,9 @@ class Gradient:
             decay_every: steps between two of its cuts; required by ``step``.
             total_steps: length of the schedule in steps; required by ``cosine`` and ``linear``.
             average: what validation, the test and the artifact take is a moving average of phi, of which each step
-                leaves so much (in the first steps less: ``(1 + t) / (10 + t)``); None takes the last phi. Useful where
-                the gradients are noisy; the steps themselves know nothing of it (Polyak and Juditsky 1992).
+                leaves so much (in the first steps less: ``(1 + t) / (10 + t)``), tensors and floating-point buffers;
+                None takes the last phi. Useful where the gradients are noisy; the steps themselves know nothing of it
+                (Polyak and Juditsky 1992).
             parts: slots whose tensors it moves; None for all that it is given.
             patience: skipped steps in a row after which the search is stopped.
         """
@@ -80,7 +81,7 @@ class Gradient:
         self.config = config
         self._tensors: Tensors = {}
         self._buffers: Tensors = {}
-        self._average: Tensors | None = None
+        self._average: Phi | None = None
 
     def setup(self, phi: Phi, space: Space, seed: int) -> None:
         """As the contract says; ``seed`` is not used.
@@ -103,7 +104,7 @@ class Gradient:
                 )
         self._tensors = {name: _own(tensor).requires_grad_() for name, tensor in owned.tensors.items()}
         self._buffers = {name: tensor.detach().clone() for name, tensor in owned.buffers.items()}
-        self._average = None if self.config.average is None else _copies(self._tensors)
+        self._average = None if self.config.average is None else self.phi()
         self._optimizer = _optimizer(self.config, list(self._tensors.values()))
         self._steps = 0
         self._skipped = 0
@@ -125,6 +126,7 @@ class Gradient:
         else:
             self._step(gradient)
             self._update_buffers(good)
+            self._update_average()
             self._skipped = 0
         self._steps += 1
 
@@ -147,10 +149,13 @@ class Gradient:
 
     def averaged(self) -> Phi:
         """What the search would give if it ended now: the moving average, where there is one."""
-        return self.phi() if self._average is None else Phi(_copies(self._average), _copies(self._buffers))
+        return self.phi() if self._average is None else _copy_of(self._average)
 
     def state_dict(self) -> dict[str, Any]:
-        average = {} if self._average is None else {"average": _copies(self._average)}
+        average = {}
+        if self._average is not None:
+            kept = _copy_of(self._average)
+            average = {"average": {"tensors": kept.tensors, "buffers": kept.buffers}}
         state = {name: self._optimizer.state[tensor] for name, tensor in self._tensors.items()}
         return {
             "tensors": _copies(self._tensors),
@@ -165,18 +170,20 @@ class Gradient:
         """Continues from a state, bit for bit.
 
         Raises:
-            ResumeError: if it is the state of other tensors.
+            ResumeError: if it is the state of other tensors, or has no average where one is kept.
         """
         for kind, mine in (("tensors", self._tensors), ("buffers", self._buffers)):
             theirs = state[kind]
             if {n: tuple(t.shape) for n, t in mine.items()} != {n: tuple(t.shape) for n, t in theirs.items()}:
                 raise ResumeError(f"a gradient searcher of the {kind} {sorted(mine)} cannot load {sorted(theirs)}")
+        if self._average is not None and "average" not in state:
+            raise ResumeError("a gradient searcher with `average` cannot go on from a state without one")
         with torch.no_grad():
             for name, tensor in self._tensors.items():
                 tensor.copy_(state["tensors"][name])
         self._buffers = _copies(state["buffers"])
         if self._average is not None:
-            self._average = _copies(state.get("average", state["tensors"]))
+            self._average = _copy_of(Phi(state["average"]["tensors"], state["average"]["buffers"]))
         self._optimizer.state.clear()
         for name, part in state["optimizer"].items():
             if part:
@@ -208,11 +215,17 @@ class Gradient:
             tensor.grad = gradient.get(name)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        if self._average is not None and self.config.average is not None:
-            decay = min(self.config.average, (1 + self._steps) / (10 + self._steps))
-            with torch.no_grad():
-                for name, tensor in self._tensors.items():
-                    self._average[name].lerp_(tensor, 1 - decay)
+
+    def _update_average(self) -> None:
+        if self._average is None or self.config.average is None:
+            return
+        decay = min(self.config.average, (1 + self._steps) / (10 + self._steps))
+        for average, now in ((self._average.tensors, self._tensors), (self._average.buffers, self._buffers)):
+            for name, tensor in now.items():
+                if tensor.is_floating_point():
+                    average[name].lerp_(tensor.detach(), 1 - decay)
+                else:
+                    average[name].copy_(tensor)
 
     def _skip(self, evaluations: Sequence[Evaluation]) -> None:
         self._skipped += 1
@@ -274,6 +287,10 @@ def _own(tensor: Tensor) -> Tensor:
 
 def _copy(value: Any) -> Any:
     return value.detach().clone() if isinstance(value, Tensor) else value
+
+
+def _copy_of(phi: Phi) -> Phi:
+    return Phi(_copies(phi.tensors), _copies(phi.buffers))
 
 
 def _copies(tensors: Mapping[str, Tensor]) -> Tensors:

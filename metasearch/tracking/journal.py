@@ -1,13 +1,15 @@
 """The record of a run: one JSON object a line, appended before anything acts on it.
 
 A record outlives its process from the moment it is appended. For the whole machine to die, records are flushed to disk
-in groups, since a flush can take longer than an evaluation: with the first append 0.2 s after the last flush, and
-whenever :meth:`Journal.sync` is called (when the driver waits, before a checkpoint, before MLflow sees them). What a
-power cut takes is less than a second of evaluations, at the end, which resuming does again.
+in groups, since a flush can take longer than an evaluation: the first record, then those appended 0.2 s or more after
+the last flush, and whenever :meth:`Journal.sync` is called (after an evaluation that took that long, when the driver
+waits, before a checkpoint, before phi is stored, before MLflow sees them). A power cut takes the evaluations of the
+last fraction of a second, which resuming does again.
 
-Each line ends in the CRC-32 of all that stands before it, so damage is seen. A process that dies while it writes leaves
-a torn last line: the next writer cuts it off, readers pass over it. Damage anywhere else is an error, since a record
-that somebody may have acted on is gone.
+Each line ends in the number of records that were flushed when it was written, and the CRC-32 of all that stands before
+it, so damage is seen. A process that dies while it writes leaves a torn last line, and a power cut may leave damage
+anywhere among the lines that had not been flushed: the next writer cuts that off, readers pass over it. Damage anywhere
+else is an error, since a record that somebody may have acted on is gone.
 """
 
 from __future__ import annotations
@@ -32,8 +34,10 @@ Record = dict[str, Any]
 """``n`` (place in the journal, from 0), ``time`` (unix seconds), ``elapsed`` (seconds of driving, summed over resumes),
 ``type``, and the fields of that type. nan and inf are floats; tuples have become lists."""
 
-_OWN = ("n", "time", "elapsed", "type", "crc")
 _SYNC_S = 0.2
+"""Seconds between two flushes."""
+
+_OWN = ("n", "time", "elapsed", "type", "synced", "crc")
 _log = logging.getLogger(__name__)
 
 
@@ -48,8 +52,8 @@ class Journal:
         self._descriptor: int | None = descriptor
         self._next = following
         self._elapsed = elapsed
-        self._opened = self._synced = time.monotonic()
-        self._unsynced = False
+        self._opened = self._synced_at = time.monotonic()
+        self._synced = following  # so many records are on disk
 
     @classmethod
     def open(cls, path: Path | str) -> Journal:
@@ -95,8 +99,8 @@ class Journal:
             raise ValueError(f"a record's fields cannot be called {', '.join(taken)}: the journal sets them itself")
         own = {"n": self._next, "time": round(time.time(), 6), "elapsed": round(self.elapsed, 6), "type": type}
         body = to_json({**own, **fields})
-        self._write((f'{body[:-1]},"crc":"{zlib.crc32(body.encode()):08x}"' + "}\n").encode())
-        self._next += 1
+        line = f'{body[:-1]},"synced":{self._synced}'
+        self._write((f'{line},"crc":"{zlib.crc32((line + "}").encode()):08x}"' + "}\n").encode())
         fault_point("journal.after")
         record: Record = from_json(body)
         return record
@@ -107,7 +111,7 @@ class Journal:
         Raises:
             JournalError: as :meth:`append` does.
         """
-        if self._unsynced:
+        if self._synced < self._next:
             with self._guarded():
                 self._flush()
 
@@ -141,14 +145,14 @@ class Journal:
                 fault_point("journal.write")
                 line = line[half:]
             _write_all(descriptor, line)
-            self._unsynced = True
-            if time.monotonic() - self._synced >= _SYNC_S:
+            self._next += 1
+            if self._next == 1 or time.monotonic() - self._synced_at >= _SYNC_S:
                 self._flush()
 
     def _flush(self) -> None:
         assert self._descriptor is not None
         os.fsync(self._descriptor)
-        self._synced, self._unsynced = time.monotonic(), False
+        self._synced_at, self._synced = time.monotonic(), self._next
 
     @contextmanager
     def _guarded(self) -> Iterator[int]:
@@ -162,7 +166,7 @@ class Journal:
             yield self._descriptor
         except OSError as error:
             self._release()
-            problem = f"record {self._next} could not be written ({error})"
+            problem = f"what follows record {self._synced - 1} may not be on disk ({error})"
             raise JournalError(f"{self.path}: {problem}; free the disk and resume the run") from error
 
     def _release(self) -> None:
@@ -192,9 +196,9 @@ def tail(path: Path | str, offset: int = 0, limit: int | None = None) -> tuple[l
         with path.open("rb") as file:
             file.seek(offset)
             for line in _lines(file, limit):
-                record = _parse(line)
+                record, _ = _parse(line)
                 if record is None:
-                    if file.read(1):
+                    if _flushed(file) > _number(path, offset):
                         raise _damaged(path, offset, "its checksum does not match")
                     break
                 if record["n"] != (records[-1]["n"] + 1 if records else record["n"] if offset else 0):
@@ -217,23 +221,35 @@ def _lines(file: BinaryIO, limit: int | None) -> Iterator[bytes]:
         yield line
 
 
-def _parse(line: bytes) -> Record | None:
-    """The record on a line, or None if its checksum does not match."""
+def _parse(line: bytes) -> tuple[Record | None, int]:
+    """The record on a line, or None if its checksum does not match, and how many had been flushed before it."""
     body, separator, crc = line.rpartition(b',"crc":"')
     try:
         if not separator or int(crc[:8], 16) != zlib.crc32(body + b"}") or crc[8:] != b'"}\n':
-            return None
+            return None, 0
         record = from_json(body + b"}")
     except ValueError:
-        return None
-    return record if isinstance(record, dict) and isinstance(record.get("n"), int) else None
+        return None, 0
+    if not isinstance(record, dict) or not isinstance(record.get("n"), int):
+        return None, 0
+    return record, record.pop("synced", record["n"])  # before version 0.1 each record was flushed by itself
+
+
+def _flushed(file: BinaryIO) -> int:
+    """How many records the rest of a file says had been flushed."""
+    return max((_parse(line)[1] for line in _lines(file, None)), default=0)
+
+
+def _number(path: Path, offset: int) -> int:
+    """The number of the record that starts at a byte offset."""
+    with path.open("rb") as file:
+        return file.read(offset).count(b"\n")
 
 
 def _damaged(path: Path, offset: int, what: str) -> JournalError:
-    with path.open("rb") as file:
-        line = file.read(offset).count(b"\n") + 1
     return JournalError(
-        f"{path}, line {line}: this record is damaged ({what}) and others follow it, so it is no interrupted write; "
+        f"{path}, line {_number(path, offset) + 1}: this record is damaged ({what}) and others follow it that were "
+        f"written when it was on disk, so it is no interrupted write; "
         f"restore the file from a copy, or start the run anew"
     )
 

@@ -113,3 +113,32 @@ def test_predictions_with_weights_of_each_task_have_full_precision():
     x = torch.randn(2, 3, 2, 9, 9, generator=torch.Generator().manual_seed(5))
     assert torch.equal(full(parameters, {}, x)[0], half(parameters, {}, x)[0])
     assert not torch.equal(full(parameters, {}, x)[0], half(parameters, {}, x, seeds=np.arange(2))[0])
+
+
+@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize("weights", [1, 3])
+@pytest.mark.parametrize(("stride", "padding"), [(1, 0), (2, 1)])
+def test_a_narrower_type_changes_a_convolution_and_its_derivatives_by_rounding_only(
+    direct, weights, stride, padding, monkeypatch
+):
+    if direct:
+        monkeypatch.setattr(convolution, "CACHE_BYTES", 0)
+        monkeypatch.setattr(convolution, "DEPTH", 1)
+    generator = torch.Generator().manual_seed(6)
+    x = torch.randn(3, 2, 6, 7, 2, dtype=torch.float64, generator=generator).requires_grad_()
+    kernel = torch.randn(weights, 4, 2, 3, 3, dtype=torch.float64, generator=generator).requires_grad_()
+
+    def derivatives(dtype):
+        value = convolution.conv2d(x, kernel, stride=stride, padding=padding, dtype=dtype)
+        assert value.dtype == torch.float64
+        found = [value]
+        for _ in range(3):
+            bent = (value / value.detach().norm()).square().sum()
+            value, other = torch.autograd.grad(bent, [kernel, x], create_graph=True)
+            found += [value, other]
+        return found
+
+    for full, narrow in zip(derivatives(None), derivatives(torch.float32), strict=True):
+        assert narrow.dtype == torch.float64
+        assert not torch.equal(full, narrow)
+        torch.testing.assert_close(narrow, full, rtol=1e-5, atol=1e-6 * full.detach().abs().max().item())

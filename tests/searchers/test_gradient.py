@@ -270,3 +270,21 @@ def test_the_average_is_part_of_the_state():
     for name, tensor in first.averaged().tensors.items():
         assert torch.equal(second.averaged().tensors[name], tensor)
         assert not torch.equal(first.phi().tensors[name], tensor)
+
+
+def test_the_average_takes_buffers_too_and_a_state_without_one_is_refused():
+    phi = Phi(start(), {"norm.mean": torch.zeros(2, dtype=torch.float64), "norm.count": torch.tensor(0)})
+    mine = searcher(phi, average=0.5)
+    mean = torch.zeros(2, dtype=torch.float64)
+    for step, gradient in enumerate(gradients(3)):
+        now = torch.full((2,), step + 1.0, dtype=torch.float64)
+        mine.tell([told(gradient, updates={"norm.mean": now, "norm.count": torch.tensor(float(step + 1))})])
+        decay = min(0.5, (1 + step) / (10 + step))
+        mean = decay * mean + (1 - decay) * now
+    torch.testing.assert_close(mine.averaged().buffers["norm.mean"], mean)
+    assert mine.averaged().buffers["norm.count"].item() == 3
+    again = searcher(phi, average=0.5)
+    again.load_state_dict(mine.state_dict())
+    assert torch.equal(again.averaged().buffers["norm.mean"], mine.averaged().buffers["norm.mean"])
+    with pytest.raises(ResumeError, match="average"):
+        again.load_state_dict(searcher(phi).state_dict())

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ def filled(path: Path, n: int = 3) -> Path:
     with Journal.open(path) as journal:
         for number in range(n):
             journal.append("evaluation", id=number)
+            journal.sync()
     return path
 
 
@@ -230,7 +232,8 @@ def test_records_are_flushed_to_disk_in_groups(tmp_path: Path, monkeypatch: pyte
         for step in range(100):
             journal.append("ask", step=step)
         assert len(read(path)) == 100  # written, so the end of the process takes none of them
-        assert flushed == []
+        assert len(flushed) == 1
+        assert flushed.pop() == path.read_bytes().index(b"\n") + 1  # the first
         now[0] += 0.2
         journal.append("ask", step=100)
         assert flushed == [path.stat().st_size]
@@ -240,3 +243,40 @@ def test_records_are_flushed_to_disk_in_groups(tmp_path: Path, monkeypatch: pyte
         assert flushed[1:] == [path.stat().st_size]
         journal.append("end", status="finished")
     assert flushed[2:] == [path.stat().st_size]
+
+
+@pytest.mark.parametrize("zeros", [False, True])
+def test_what_a_power_cut_leaves_of_records_that_were_not_flushed_is_cut_off(path: Path, zeros: bool) -> None:
+    filled(path, 2)
+    with Journal.open(path) as journal:
+        for number in range(2, 6):
+            journal.append("evaluation", id=number)
+    whole = path.read_bytes()
+    damaged = whole.replace(b'"id":3', b'"id":7')
+    if zeros:
+        start, end = whole.index(b'"id":2'), whole.index(b'"id":4')
+        damaged = whole[:start] + bytes(end - start) + whole[end:]
+    path.write_bytes(damaged)
+    kept = [0, 1] if zeros else [0, 1, 2]
+    assert ids(path) == kept
+    _, offset = tail(path, limit=2)
+    assert [record["id"] for record in tail(path, offset)[0]] == kept[2:]
+    with Journal.open(path) as journal:
+        journal.append("evaluation", id=9)
+    assert ids(path) == [*kept, 9]
+    path.write_bytes(whole.replace(b'"id":1', b'"id":7'))  # this one had been flushed
+    with pytest.raises(JournalError, match="line 2"):
+        read(path)
+
+
+def test_a_journal_whose_records_were_flushed_one_by_one_is_read(path: Path) -> None:
+    filled(path, 3)
+    lines = []
+    for line in path.read_bytes().splitlines():
+        body = line.partition(b',"synced":')[0]
+        lines.append(body + b',"crc":"%08x"}\n' % zlib.crc32(body + b"}"))
+    path.write_bytes(b"".join(lines))
+    assert ids(path) == [0, 1, 2]
+    path.write_bytes(lines[0] + lines[1].replace(b'"id":1', b'"id":7') + lines[2])
+    with pytest.raises(JournalError, match="line 2"):
+        read(path)
