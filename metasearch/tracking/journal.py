@@ -97,6 +97,8 @@ class Journal:
         """
         if taken := [name for name in _OWN if name in fields]:
             raise ValueError(f"a record's fields cannot be called {', '.join(taken)}: the journal sets them itself")
+        if type == "end":
+            self.sync()  # so that a driver's last record vouches for all before it
         own = {"n": self._next, "time": round(time.time(), 6), "elapsed": round(self.elapsed, 6), "type": type}
         body = to_json({**own, **fields})
         line = f'{body[:-1]},"synced":{self._synced}'

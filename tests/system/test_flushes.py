@@ -10,10 +10,12 @@ import pytest
 
 import metasearch as ms
 from metasearch.controller import Controller
+from metasearch.core.errors import JournalError
 from metasearch.execution.inline import Inline
 from metasearch.outputs import Outputs
 from metasearch.tracking import mlflow_session
 from metasearch.tracking.checkpoints import Checkpoints
+from metasearch.tracking.journal import read
 from metasearch.trees import override
 
 TREE: dict[str, Any] = {
@@ -116,3 +118,12 @@ def test_records_are_on_disk_while_the_driver_waits(
     ms.run(override(TREE, {"validation": None, "checkpoints.every": 100}), runs=tmp_path)
     assert all(size == flushed for size, flushed in waits[1::2])
     assert any(size != flushed for size, flushed in waits[::2])
+
+
+def test_a_search_that_ended_shows_damage_wherever_it_is(tmp_path: Path) -> None:
+    path = ms.run(TREE, runs=tmp_path).directory.journal_path
+    whole = path.read_bytes()
+    for place in (whole.index(b'"step":'), whole.rindex(b'"L":')):
+        path.write_bytes(whole[:place] + b"#" + whole[place + 1 :])
+        with pytest.raises(JournalError, match="damaged"):
+            read(path)

@@ -241,8 +241,11 @@ def test_records_are_flushed_to_disk_in_groups(tmp_path: Path, monkeypatch: pyte
         journal.sync()
         journal.sync()
         assert flushed[1:] == [path.stat().st_size]
+        journal.append("ask", step=102)
+        before = path.stat().st_size
         journal.append("end", status="finished")
-    assert flushed[2:] == [path.stat().st_size]
+        assert flushed[2:] == [before]
+    assert flushed[3:] == [path.stat().st_size]
 
 
 @pytest.mark.parametrize("zeros", [False, True])
