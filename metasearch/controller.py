@@ -15,6 +15,7 @@ from typing import Any
 from metasearch.core import seeds as seeding
 from metasearch.core.contracts import Executor, Searcher
 from metasearch.core.errors import ExecutionError, ResumeError
+from metasearch.core.files import SYNC_S
 from metasearch.core.values import Call, Change, Estimate, Evaluation, Failure, Measurement, Phi, Proposal, Report
 from metasearch.plan import (
     Ask,
@@ -35,9 +36,6 @@ __all__ = ["Controller", "Validate"]
 
 Validate = Callable[[Phi, int], Mapping[str, Any]]
 """Measures phi on held-out tasks: the fields of a ``validation`` record."""
-
-_WORTH_S = 0.2
-"""An evaluation that took this long is flushed to disk as soon as it is recorded."""
 
 
 class Controller:
@@ -318,7 +316,7 @@ class Controller:
     def _finish(self, evaluation: Evaluation) -> None:
         ask = next(ask for ask in self._open if evaluation.proposal in ask.proposals)
         self._record("evaluation", step=ask.step, **fields_of(evaluation))
-        if evaluation.seconds >= _WORTH_S:
+        if evaluation.seconds >= SYNC_S:
             self.journal.sync()
         ask.evaluations[evaluation.proposal.id] = evaluation
         self.last_value = evaluation.value

@@ -21,7 +21,20 @@ import numpy as np
 
 from metasearch.core.faults import fault_point
 
-__all__ = ["decode", "encode", "folder_in_place", "from_json", "sync", "temporary_name", "to_json", "write_file"]
+__all__ = [
+    "SYNC_S",
+    "decode",
+    "encode",
+    "folder_in_place",
+    "from_json",
+    "sync",
+    "temporary_name",
+    "to_json",
+    "write_file",
+]
+
+SYNC_S = 0.2
+"""Seconds of work that a power cut may take: work that took as long is worth a flush to disk of its own."""
 
 _NUMBERS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _ESCAPED = re.compile(r"\\+(nan|inf|-inf)")

@@ -64,7 +64,7 @@ class Conv4:
         head: what follows the last map: ``mean`` averages it over its pixels for a linear head, ``flatten`` takes the
             pixels as features for it, ``none`` gives these features as outputs.
         head_std: standard deviation of a normal initial head; Xavier where not given.
-        precision: ``bfloat16`` computes the blocks in it in training and in inner steps, about twice as fast on recent
+        precision: ``bfloat16`` computes the blocks in it in training and in inner steps, up to twice as fast on recent
             processors, with parameters, statistics and outputs in the full type; where several tasks each have weights
             of their own, the convolutions only. Predictions have full precision always.
         """

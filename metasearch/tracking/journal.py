@@ -26,16 +26,13 @@ from typing import Any, BinaryIO
 
 from metasearch.core.errors import JournalError
 from metasearch.core.faults import fault_armed, fault_point
-from metasearch.core.files import from_json, sync, to_json
+from metasearch.core.files import SYNC_S, from_json, sync, to_json
 
 __all__ = ["Journal", "Record", "read", "tail"]
 
 Record = dict[str, Any]
 """``n`` (place in the journal, from 0), ``time`` (unix seconds), ``elapsed`` (seconds of driving, summed over resumes),
 ``type``, and the fields of that type. nan and inf are floats; tuples have become lists."""
-
-_SYNC_S = 0.2
-"""Seconds between two flushes."""
 
 _OWN = ("n", "time", "elapsed", "type", "synced", "crc")
 _log = logging.getLogger(__name__)
@@ -60,7 +57,7 @@ class Journal:
         """Opens a journal for writing, creating it if need be; a torn last line is cut off.
 
         Raises:
-            JournalError: if a record before the last is damaged, naming file and line.
+            JournalError: if a record that had been flushed is damaged, naming file and line.
         """
         path = Path(path)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -148,7 +145,7 @@ class Journal:
                 line = line[half:]
             _write_all(descriptor, line)
             self._next += 1
-            if self._next == 1 or time.monotonic() - self._synced_at >= _SYNC_S:
+            if self._next == 1 or time.monotonic() - self._synced_at >= SYNC_S:
                 self._flush()
 
     def _flush(self) -> None:
@@ -168,7 +165,7 @@ class Journal:
             yield self._descriptor
         except OSError as error:
             self._release()
-            problem = f"what follows record {self._synced - 1} may not be on disk ({error})"
+            problem = f"records from {self._synced} on may not be on disk ({error})"
             raise JournalError(f"{self.path}: {problem}; free the disk and resume the run") from error
 
     def _release(self) -> None:
@@ -181,7 +178,7 @@ def read(path: Path | str) -> list[Record]:
     """All records of a journal; needs no lock and may run while another process writes.
 
     Raises:
-        JournalError: if there is no journal, or if a record before the last is damaged.
+        JournalError: if there is no journal, or if a record that had been flushed is damaged.
     """
     return tail(path)[0]
 
@@ -190,7 +187,7 @@ def tail(path: Path | str, offset: int = 0, limit: int | None = None) -> tuple[l
     """The records that start at a byte offset, at most ``limit`` of them, and the offset from which to go on.
 
     Raises:
-        JournalError: if there is no journal, or a damaged record with others after it, or a gap in the numbering.
+        JournalError: if there is no journal, or a damaged record that had been flushed, or a gap in the numbering.
     """
     path = Path(path)
     records: list[Record] = []

@@ -18,23 +18,22 @@ from metasearch.tracking.checkpoints import Checkpoints
 from metasearch.tracking.journal import read
 from metasearch.trees import override
 
-TREE: dict[str, Any] = {
-    "name": "flushed",
-    "tasks": {"type": "sinusoid", "shots": 5, "queries": 5},
-    "learner": {"recipe": "maml", "model": {"type": "mlp", "hidden": [4]}, "steps": 1},
-    "searcher": {"type": "gradient", "lr": 0.1},
-    "evaluation": {"type": "episodes", "estimator": "backprop", "tasks": 2, "shard": 2},
+SHORT: dict[str, Any] = {
+    "evaluation.tasks": 2,
+    "evaluation.shard": 2,
     "validation": {"every": 1, "episodes": 4},
     "test": None,
-    "budget": {"steps": 4},
-    "checkpoints": {"every": 2},
-    "execution": {"type": "inline"},
-    "numerics": {"compile": "never"},
-    "tracking": {"mlflow": False, "report": False},
+    "budget.steps": 4,
 }
 
+Tree = dict[str, Any]
 Look = Callable[[], tuple[int, int]]
 """Bytes of the newest run's journal, and of these those on disk."""
+
+
+@pytest.fixture
+def short(tiny: Tree) -> Tree:
+    return override(tiny, SHORT)
 
 
 @pytest.fixture
@@ -52,7 +51,7 @@ def look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Look:
         return journal.stat().st_size, flushed.get(journal.stat().st_ino, 0)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    monkeypatch.setattr("metasearch.tracking.journal._SYNC_S", 1e9)  # nothing is flushed because of the time
+    monkeypatch.setattr("metasearch.tracking.journal.SYNC_S", 1e9)  # nothing is flushed because of the time
     return now
 
 
@@ -70,28 +69,28 @@ def before(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, look: Look) -
 
 @pytest.mark.parametrize(("owner", "name"), [(Checkpoints, "save"), (Outputs, "phi")])
 def test_records_are_on_disk_before_checkpoints_and_phi(
-    owner: Any, name: str, look: Look, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    owner: Any, name: str, short: Tree, look: Look, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = before(monkeypatch, owner, name, look)
-    ms.run(TREE, runs=tmp_path)
+    ms.run(short, runs=tmp_path)
     assert len(seen) >= 2
     assert all(size == flushed for size, flushed in seen)
 
 
 def test_records_are_on_disk_before_mlflow_has_them(
-    look: Look, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short: Tree, look: Look, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, int]] = []
     real = mlflow_session.tail
     monkeypatch.setattr(mlflow_session, "tail", lambda *args: (seen.append(look()), real(*args))[1])
-    ms.run(override(TREE, {"tracking.mlflow": f"sqlite:///{tmp_path / 'mlflow.db'}"}), runs=tmp_path)
+    ms.run(override(short, {"tracking.mlflow": f"sqlite:///{tmp_path / 'mlflow.db'}"}), runs=tmp_path)
     assert seen
     assert all(size == flushed for size, flushed in seen)
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.2])
 def test_an_evaluation_that_took_long_is_on_disk_before_the_next_call(
-    seconds: float, look: Look, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    seconds: float, short: Tree, look: Look, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = Controller._combine
 
@@ -100,12 +99,13 @@ def test_an_evaluation_that_took_long_is_on_disk_before_the_next_call(
 
     told = before(monkeypatch, Controller, "_tell", look)
     monkeypatch.setattr(Controller, "_combine", slow)
-    ms.run(override(TREE, {"validation": None, "checkpoints.every": 100}), runs=tmp_path)
+    ms.run(override(short, {"validation": None, "checkpoints.every": 100}), runs=tmp_path)
+    assert len(told) == 4
     assert all((size == flushed) == (seconds >= 0.2) for size, flushed in told)
 
 
 def test_records_are_on_disk_while_the_driver_waits(
-    look: Look, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short: Tree, look: Look, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[tuple[int, int]] = []
     real = Inline.wait
@@ -115,13 +115,13 @@ def test_records_are_on_disk_while_the_driver_waits(
         return [] if len(waits) % 2 else real(self, timeout_s)  # every other time nothing has come
 
     monkeypatch.setattr(Inline, "wait", wait)
-    ms.run(override(TREE, {"validation": None, "checkpoints.every": 100}), runs=tmp_path)
+    ms.run(override(short, {"validation": None, "checkpoints.every": 100}), runs=tmp_path)
     assert all(size == flushed for size, flushed in waits[1::2])
     assert any(size != flushed for size, flushed in waits[::2])
 
 
-def test_a_search_that_ended_shows_damage_wherever_it_is(tmp_path: Path) -> None:
-    path = ms.run(TREE, runs=tmp_path).directory.journal_path
+def test_a_search_that_ended_shows_damage_wherever_it_is(short: Tree, tmp_path: Path) -> None:
+    path = ms.run(short, runs=tmp_path).directory.journal_path
     whole = path.read_bytes()
     for place in (whole.index(b'"step":'), whole.rindex(b'"L":')):
         path.write_bytes(whole[:place] + b"#" + whole[place + 1 :])
