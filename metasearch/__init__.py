@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from metasearch.api import check, evaluate, extend, load, load_fitted, replay, report, resume, run, search
+    from metasearch.artifacts.shipped import optimizers
     from metasearch.core.errors import MetasearchError
     from metasearch.core.registry import register
     from metasearch.core.seeds import Draws
     from metasearch.core.space import Choice, Float, Int, Space
     from metasearch.core.values import Batch, Losses, Phi, Task, TaskSpec
     from metasearch.takeaway.optimizer import LearnedOptimizer
-    from metasearch.takeaway.shipped import optimizers
     from metasearch.tasks.base import FewShot
     from metasearch.tuning import TuneSearcher
 
@@ -34,7 +34,7 @@ _PLACES = {
     "core.space": ("Choice", "Float", "Int", "Space"),
     "core.values": ("Batch", "Losses", "Phi", "Task", "TaskSpec"),
     "takeaway.optimizer": ("LearnedOptimizer",),
-    "takeaway.shipped": ("optimizers",),
+    "artifacts.shipped": ("optimizers",),
     "tasks.base": ("FewShot",),
     "tuning": ("TuneSearcher",),
 }

@@ -133,16 +133,15 @@ def initial_phi(program: ExperimentProgram, seed: int, say: Callable[[artifacts.
     Args:
         program: the driver's own.
         seed: of the search.
-        say: is told what became of given weights (``from`` of the initialization or the embedding).
+        say: is told what became of given weights (``from`` of the initialization, the update rule or the embedding).
     """
     if program.file.learner is None:
         return Phi()
     phi = program.learner({}).init(seeding.derive(seed, "phi")).to("cpu", program.problem.dtype)
-    if (given := weights_of(program.file.learner)) is None:
-        return phi
-    phi, start = artifacts.start_from(given.path, phi, given.slot)
-    if say is not None:
-        say(start)
+    for given in weights_of(program.file.learner):
+        phi, start = artifacts.start_from(given.path, phi, given.slot)
+        if say is not None:
+            say(start)
     return phi
 
 

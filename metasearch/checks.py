@@ -100,8 +100,7 @@ def _check_compared(experiment: Experiment) -> None:
 
 
 def _check_weights(file: ExperimentFile, phi: Phi) -> None:
-    given = weights_of(file.learner)
-    if given is not None:
+    for given in weights_of(file.learner):
         try:
             artifacts.start_from(given.path, phi, given.slot)
         except ArtifactError as error:

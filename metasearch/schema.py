@@ -289,23 +289,29 @@ class Given(NamedTuple):
     key: str
     """Where the experiment names them."""
     slot: str
-    """The part of phi: ``initialization``, or the ``embedding`` of a metric learner or a reader."""
+    """The part of phi: ``initialization``, ``update_rule``, or the ``embedding`` of a metric learner or a reader."""
     path: str
 
 
-_GIVEN = {("slots", "initialization"): "initialization", ("model",): "embedding", ("embedding",): "embedding"}
+_GIVEN = {
+    ("slots", "initialization"): "initialization",
+    ("slots", "update_rule"): "update_rule",
+    ("model",): "embedding",
+    ("embedding",): "embedding",
+}
 """Blocks of a learner that may have ``from``, and the part of phi which then starts from there."""
 
 
-def weights_of(learner: Any) -> Given | None:
-    """Weights that a learner's block starts from, if it names some."""
+def weights_of(learner: Any) -> tuple[Given, ...]:
+    """Weights that parts of a learner's block start from."""
+    found = []
     for places, slot in _GIVEN.items():
         block = learner
         for place in places:
             block = block.get(place) if isinstance(block, Mapping) else None
         if isinstance(block, Mapping) and block.get("from") is not None:
-            return Given(".".join(("learner", *places, "from")), slot, str(block["from"]))
-    return None
+            found.append(Given(".".join(("learner", *places, "from")), slot, str(block["from"])))
+    return tuple(found)
 
 
 def without_weights(learner: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from metasearch.core.values import Phi, Tensors
 
 __all__ = ["Start", "read_weights", "start_from"]
 
-_SLOTS = ("initialization", "embedding")
-"""Parts of phi that are a whole network."""
+_NETWORKS = ("initialization", "embedding")
+"""Parts of phi that are a whole network for the tasks; each can start from the other."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ def read_weights(path: str | Path, slot: str = "initialization") -> Tensors:
     """Tensors by the network's own names.
 
     Args:
-        path: the folder of a phi or of a run, of which the network in ``slot`` is taken, or else the other one of
-            ``initialization`` and ``embedding`` (what else belongs to a metric or self-supervised learner or a reader,
-            such as the head of a pretext task, is left behind); or a file: ``*.safetensors``, or what ``torch.save``
-            made of a state dict (or of a mapping that has one under ``state_dict``).
+        path: the folder of a phi or of a run, of which what ``slot`` holds is taken, or, for want of a network there,
+            the other one of ``initialization`` and ``embedding`` (what else belongs to a metric or self-supervised
+            learner or a reader, such as the head of a pretext task, is left behind); or a file: ``*.safetensors``, or
+            what ``torch.save`` made of a state dict (or of a mapping that has one under ``state_dict``).
         slot: the part of phi that the weights are for.
 
     Raises:
@@ -64,8 +64,9 @@ def read_weights(path: str | Path, slot: str = "initialization") -> Tensors:
     path = Path(path)
     if path.is_dir():
         phi = load(path / "phi" if (path / "phi" / "manifest.json").exists() else path).phi
-        networks = ({**phi.part(one), **phi.buffers_of(one)} for one in sorted(_SLOTS, key=lambda one: one != slot))
-        return next((found for found in networks if found), {})
+        slots = sorted(_NETWORKS, key=lambda one: one != slot) if slot in _NETWORKS else [slot]
+        parts = ({**phi.part(one), **phi.buffers_of(one)} for one in slots)
+        return next((found for found in parts if found), {})
     if path.suffix == ".safetensors":
         return read_tensors(path)
     try:
@@ -88,16 +89,16 @@ def read_weights(path: str | Path, slot: str = "initialization") -> Tensors:
 
 
 def start_from(path: str | Path, phi: Phi, slot: str = "initialization") -> tuple[Phi, Start]:
-    """A phi of which one network starts from given weights.
+    """A phi of which one part starts from given weights.
 
-    All parameters of that network must be there with their shapes. One layer may be missing, or have another
+    All parameters of a network must be there with their shapes. One layer may be missing, or have another
     number of outputs (its first dimension), and then stays as it is: the head of a network that was trained on
-    something else. Moving averages that are not there stay as they are, too.
+    something else. Moving averages that are not there stay as they are, too. All of an update rule must be there.
 
     Args:
         path: see :func:`read_weights`.
         phi: a fresh one of the learner that is to start.
-        slot: the part of phi, ``initialization`` or ``embedding``.
+        slot: the part of phi, ``initialization``, ``embedding`` or ``update_rule``.
 
     Raises:
         ArtifactError: if the source cannot be read, or does not fit: naming what is missing, and both shapes of what
@@ -109,6 +110,7 @@ def start_from(path: str | Path, phi: Phi, slot: str = "initialization") -> tupl
         other = {
             "initialization": "initialization: {type: tensors} does",
             "embedding": "metric learners and readers do; an inner loop says slots: {initialization: {from: ...}}",
+            "update_rule": "lstm, mlp and others do, hand-made rules without learned constants do not",
         }
         raise ArtifactError(f"nothing can start from {path}: this learner learns no {slot} ({other[slot]})")
     missing = [name for name in wanted if name not in given]
@@ -119,11 +121,13 @@ def start_from(path: str | Path, phi: Phi, slot: str = "initialization") -> tupl
         for name in differing
     )
     layers = {name.rpartition(".")[0] for name in (*missing, *differing) if name in phi.part(slot)}
-    if len(layers) > 1 or not outputs_only or len(missing) + len(differing) == len(wanted):
+    network, unlike = slot in _NETWORKS, len(missing) + len(differing)
+    if len(layers) > 1 or not outputs_only or unlike == len(wanted) or (unlike and not network):
         raise ArtifactError(
-            f"the weights in {path} are those of another network: missing {', '.join(missing) or 'none'}; of another "
-            f"shape {', '.join(shapes) or 'none'}; it has {', '.join(given) or 'nothing'}. Only one layer may be "
-            "missing or have another number of outputs"
+            f"the weights in {path} are those of another {'network' if network else slot}: missing "
+            f"{', '.join(missing) or 'none'}; of another shape {', '.join(shapes) or 'none'}; it has "
+            f"{', '.join(given) or 'nothing'}. "
+            + ("Only one layer may be missing or have another number of outputs" if network else "All must be there")
         )
     why = dict.fromkeys(missing, "not there")
     why |= {name: f"there {list(given[name].shape)}, here {list(wanted[name].shape)}" for name in differing}

@@ -50,7 +50,7 @@ def recipes(given: Namespace) -> int:
 
 def optimizers(given: Namespace) -> int:
     """``metasearch optimizers [NAME]``."""
-    from metasearch.takeaway import shipped
+    from metasearch.artifacts import shipped
 
     if given.name is not None:
         print(shipped.card(given.name).rstrip())

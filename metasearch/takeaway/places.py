@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from metasearch.artifacts import shipped
 from metasearch.core.errors import ArtifactError, ConfigError
-from metasearch.takeaway import shipped
 from metasearch.tracking import RunDirectory
 
 __all__ = ["find"]

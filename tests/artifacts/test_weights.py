@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from metasearch import artifacts
+from metasearch.artifacts import shipped
 from metasearch.artifacts.store import load as stored
 from metasearch.artifacts.weights import read_weights, start_from
 from metasearch.assembly import initial_phi
@@ -112,6 +113,19 @@ def test_a_learner_without_an_initialization_cannot_start_from_weights(tmp_path:
         start_from(saved(tmp_path, BODY), Phi({"learning_rates.rate": torch.ones(1)}))
 
 
+def test_all_of_an_update_rule_must_be_there(tmp_path: Path) -> None:
+    rule = {"0.weight": torch.ones(4, 3), "out.bias": torch.ones(1)}
+    phi = Phi({f"update_rule.{name}": torch.zeros_like(value) for name, value in rule.items()} | fresh().tensors)
+    begun, start = start_from(saved(tmp_path, rule), phi, "update_rule")
+    assert set(start.loaded) == set(rule)
+    assert all(begun.tensors[f"update_rule.{name}"].all() for name in rule)
+    assert not begun.tensors["initialization.head.bias"].any()
+    with pytest.raises(ArtifactError, match=r"another update_rule: missing out.bias.*All must be there"):
+        start_from(saved(tmp_path, {"0.weight": torch.ones(4, 3)}), phi, "update_rule")
+    with pytest.raises(ArtifactError, match="learns no update_rule"):
+        start_from(saved(tmp_path, rule), fresh(), "update_rule")
+
+
 def tree(source: str) -> dict[str, Any]:
     return {
         "tasks": {"type": "sinusoid", "shots": 5, "queries": 5},
@@ -162,6 +176,26 @@ def test_check_names_the_key(tmp_path: Path) -> None:
     saved(tmp_path, {"other": torch.ones(1)})
     with pytest.raises(ConfigError, match=f"{key}: the weights in .* are those of another network"):
         resolve(tree("weights.pt"), tmp_path)
+
+
+def test_a_network_and_an_optimizer_that_comes_with_the_package_are_starts_together(tmp_path: Path) -> None:
+    saved(tmp_path, weights())
+    given = tree("weights.pt")
+    given["learner"] = {
+        "recipe": "lstm_optimizer",
+        "model": {"type": "mlp", "hidden": [4]},
+        "steps": 2,
+        "slots": {
+            "initialization": {"type": "tensors", "from": "weights.pt"},
+            "update_rule": {**stored(shipped.folder("lstm-v1")).manifest.config["learner"]["slots"]["update_rule"]},
+        },
+    }
+    given["learner"]["slots"]["update_rule"]["from"] = "lstm-v1"
+    phi = initial_phi(resolve(given, tmp_path).program, 0)
+    learned = stored(shipped.folder("lstm-v1")).phi.part("update_rule")
+    assert learned
+    assert all(torch.equal(phi.tensors[f"update_rule.{name}"], value) for name, value in learned.items())
+    assert torch.equal(phi.tensors["initialization.head.bias"], weights()["head.bias"])
 
 
 CONV = {"type": "conv4", "filters": 4, "blocks": 2, "head": "flatten"}

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 import metasearch as ms
 from metasearch import cli
+from metasearch.artifacts import shipped
 from metasearch.core.errors import ArtifactError, ConfigError
-from metasearch.takeaway import shipped
 
 NAMES = ["lstm-v1", "small-mlp-v1"]
 
