@@ -100,9 +100,16 @@ class HeldOut:
         calls = self._program.function("train").calls(0, self._executor.put(phi), None, seed)
         return self._summed([dataclasses.replace(call, split=settings.split) for call in calls], phi)
 
-    def prepare(self, name: str) -> Phi:
-        """The phi of a baseline, made on a worker."""
-        call = Call(0, 0, f"prepare:{name}", None, (), seeding.derive(self._seed, "baseline", name))
+    def prepare(self, name: str, start: Phi | None = None) -> Phi:
+        """The phi of a baseline, made on a worker; if its start is given, only the best rate is looked for."""
+        return self._made(f"prepare:{name}", name, start)
+
+    def start(self, name: str) -> Phi:
+        """The phi that a baseline is fine-tuned from, before it has a rate."""
+        return self._made(f"start:{name}", name)
+
+    def _made(self, function: str, name: str, start: Phi | None = None) -> Phi:
+        call = Call(0, 0, function, None, (), seeding.derive(self._seed, "baseline", name), carried=start)
         phi: Phi = gather(self._executor, [call])[0].carried
         return phi
 

@@ -16,6 +16,7 @@ from metasearch.core.contracts import InnerProblem, TaskDistribution
 from metasearch.core.errors import ArtifactError, ConfigError
 from metasearch.core.registry import build
 from metasearch.core.values import Phi, Task, TaskSpec
+from metasearch.evaluation.fine_tuned import FineTuned
 from metasearch.execution import Inline
 from metasearch.heldout import HeldOut, names_of
 from metasearch.loaded import LoadedPhi, load
@@ -98,8 +99,8 @@ def evaluate_steps(
     Args:
         phi: a loaded phi, or what :func:`metasearch.loaded.load` takes.
         steps: numbers of inner steps.
-        baselines: as in an experiment's ``test`` block. Each is prepared once, unless it chooses its rate: then for
-            each number of steps, so that it has its best one there.
+        baselines: as in an experiment's ``test`` block. Each is trained once; one that chooses its rate has its best
+            one for each number of steps.
         tasks: see :func:`evaluate`, as for the following.
         episodes: tasks.
         split: where they come from.
@@ -127,12 +128,11 @@ def evaluate_steps(
             fields = held_out.test(_fitting(loaded, program, split))
             found["phi"][number] = _described(fields, program, loaded, split, seed)
             for name in names_of(baselines):
-                start = prepared.get(name)
-                if start is None:
-                    start = held_out.prepare(name)
-                chooses = getattr(getattr(program.function(f"baseline:{name}"), "config", None), "rates", ())
-                if not chooses:
-                    prepared[name] = start
+                baseline = program.function(f"baseline:{name}")
+                chooses = isinstance(baseline, FineTuned) and bool(baseline.config.rates)
+                if name not in prepared:
+                    prepared[name] = held_out.start(name) if chooses else held_out.prepare(name)
+                start = held_out.prepare(name, prepared[name]) if chooses else prepared[name]
                 found[name][number] = _described(held_out.baseline(name, start), program, loaded, split, seed)
     return found
 

@@ -199,8 +199,11 @@ class ExperimentProgram:
         """Answers a function call."""
         with self.numerics():
             kind, _, baseline = call.function.partition(":")
-            if kind == "prepare":
-                phi = self.function(f"baseline:{baseline}").prepare(call.seed)
+            if kind in ("prepare", "start"):
+                part = self.function(f"baseline:{baseline}")
+                phi = (
+                    part.tuned(call.carried, call.seed) if call.carried is not None else getattr(part, kind)(call.seed)
+                )
                 return Measurement(np.zeros(0), np.zeros(0), carried=phi)
             if kind == "baseline":
                 learner = self.function(call.function).learner

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 import metasearch as ms
 from metasearch.core.errors import ArtifactError, ConfigError
 from metasearch.core.values import TaskSpec
+from metasearch.evaluation.baselines import Pretrained
 from metasearch.loaded import load
 from metasearch.measuring import evaluate_steps
 from metasearch.resolution import resolve
@@ -78,6 +79,18 @@ def test_a_baseline_that_chooses_its_rate_does_so_for_each_number_of_steps(sine:
     for steps in (1, 10):
         assert found[steps]["L"] <= fixed[steps]["L"] * 1.05
     assert found[10]["L"] < found[1]["L"]
+
+
+def test_a_baseline_is_trained_once_for_all_numbers_of_steps(sine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[int] = []
+    real = Pretrained.start
+    monkeypatch.setattr(Pretrained, "start", lambda self, seed: (trained.append(seed), real(self, seed))[1])
+    tuned = {"pretrained": {"steps": 2, "rates": [0.001, 0.1], "episodes": 4}}
+    found = evaluate_steps(sine, [1, 3], episodes=8, shard=4, baselines=[tuned])["pretrained"]
+    assert len(trained) == 1
+    for steps, row in found.items():
+        alone = evaluate_steps(sine, [steps], episodes=8, shard=4, baselines=[tuned])["pretrained"][steps]
+        assert {name: row[name] for name in FIGURES} == {name: alone[name] for name in FIGURES}
 
 
 def test_a_baseline_without_inner_steps_is_the_same_after_any(tmp_path: Path) -> None:

@@ -68,7 +68,10 @@ class FineTuned(ABC):
 
     def prepare(self, seed: int) -> Phi:
         """The start, with the best of the rates."""
-        phi = self.start(seed)
+        return self.tuned(self.start(seed), seed)
+
+    def tuned(self, phi: Phi, seed: int) -> Phi:
+        """A start with the best of the rates, which depends on the number of inner steps."""
         if not self.config.rates:
             return phi
         found = [_with_rate(phi, rate) for rate in self.config.rates]
