@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -108,7 +108,7 @@ class MixedArchitecture(SpaceComponent):
         scale: float = Field(default=1e-3, ge=0.0)
         exclude: tuple[str, ...] = ("none",)
 
-    draws: ClassVar[bool] = True
+    draws = True
 
     def init(self, seed: int) -> tuple[Tensors, Tensors]:
         places = self.model.places

@@ -28,7 +28,7 @@ class Augments(Component, ABC):
         UnsupportedError: if the tasks' examples are no pictures ``[channels, height, width]``.
     """
 
-    draws: ClassVar[bool] = True
+    draws = True
 
     def __init__(self, config: Any, context: Context) -> None:
         super().__init__(config, context)

@@ -68,7 +68,7 @@ class Component:
     """
 
     Config: ClassVar[type[BaseConfig]] = BaseConfig
-    draws: ClassVar[bool] = False
+    draws: bool = False
     """Whether a hook uses its seed; an inner loop that draws is not traced into a fixed graph."""
 
     def __init__(self, config: Any, context: Context) -> None:
@@ -125,8 +125,10 @@ class Component:
         """Learning rates by parameter name, broadcastable to ``[T, ...]``."""
         return rates
 
-    def begin_update(self, values: Tensors, theta: Tensors) -> Any:
-        """The update rule's state before the first step: a tree of tensors ``[T, ...]``."""
+    def begin_update(self, values: Tensors, theta: Tensors, seeds: NDArray[np.int64] | None = None) -> Any:
+        """The update rule's state before the first step: a tree of tensors ``[T, ...]``; ``seeds`` ``[T]``, one a task,
+        are this slot's own.
+        """
         return {}
 
     def observe(self, values: Tensors, loss: Tensor, state: Any, step: int) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -105,7 +105,7 @@ class RandomInitialization(Component):
     class Config(BaseConfig):
         """No settings: the model draws its weights."""
 
-    draws: ClassVar[bool] = True
+    draws = True
 
     def theta(self, values: Tensors, theta: Tensors, task: Task, seed: int) -> Tensors:
         drawn = [

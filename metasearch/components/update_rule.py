@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
@@ -30,7 +32,7 @@ class Sgd(Component):
 
         momentum: float = Field(default=0.0, ge=0.0, lt=1.0)
 
-    def begin_update(self, values: Tensors, theta: Tensors) -> Any:
+    def begin_update(self, values: Tensors, theta: Tensors, seeds: NDArray[np.int64] | None = None) -> Any:
         if not self.config.momentum:
             return {}
         return {"velocity": {name: torch.zeros_like(theta[name]) for name in self.context.adapted}}
@@ -67,7 +69,7 @@ class Adam(Component):
         betas: tuple[float, float] = (0.9, 0.999)
         eps: float = Field(default=1e-8, gt=0.0)
 
-    def begin_update(self, values: Tensors, theta: Tensors) -> Any:
+    def begin_update(self, values: Tensors, theta: Tensors, seeds: NDArray[np.int64] | None = None) -> Any:
         zeros = {name: torch.zeros_like(theta[name]) for name in self.context.adapted}
         weight = next(iter(theta.values())).new_zeros(())
         names = [name for name, beta in zip(("first", "second"), self.config.betas, strict=True) if beta]

@@ -240,7 +240,7 @@ class InnerLoop:
         """
         x, learned = task.support.x, phi.buffers_of("initialization")
         theta = self.slots.theta(phi, task, seed)
-        rule = self.slots.begin_update(phi, theta, x)
+        rule = self.slots.begin_update(phi, theta, x, lambda slot: layer_seeds(task, seed, slot))
         fresh = {  # buffers that are no part of phi start anew in each task
             name: value.to(x.device, x.dtype if value.is_floating_point() else None)
             for name, value in self.slots.buffers.items()

@@ -157,9 +157,9 @@ class Slots(Mapping[str, Component]):
             theta = component.theta(values, theta, task, seed)
         return theta
 
-    def begin_update(self, phi: Phi, theta: Tensors, like: Tensor) -> State:
-        """The state of each slot that has one along the steps."""
-        begun = ((slot, one.begin_update(values, theta)) for slot, one, values in self._each(phi, like))
+    def begin_update(self, phi: Phi, theta: Tensors, like: Tensor, seeds: Callable[[str], Seeds]) -> State:
+        """The state of each slot that has one along the steps; ``seeds(slot)`` are those ``[T]`` of a slot."""
+        begun = ((slot, one.begin_update(values, theta, seeds(slot))) for slot, one, values in self._each(phi, like))
         return {slot: state for slot, state in begun if state}
 
     def support(self, phi: Phi, batch: Batch, step: int, seeds: Callable[[str], Seeds]) -> Batch:

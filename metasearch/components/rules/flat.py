@@ -15,10 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from metasearch.components.base import Component
+from metasearch.components.base import Component, Context
+from metasearch.components.rules.sample import Sample
 from metasearch.core.config import Config as BaseConfig
 from metasearch.core.values import Tensors
 
@@ -80,6 +83,18 @@ class FlatRule(Component, ABC):
 
     normalizes: ClassVar[bool] = False
 
+    def __init__(self, config: Any, context: Context) -> None:
+        super().__init__(config, context)
+        self.draws = self.through is not None
+
+    @property
+    def through(self) -> int | None:
+        """How many coordinates of a tensor, drawn for each inner loop, phi's gradient goes through; None means all.
+
+        For rules that take gradients as constants and do not normalize.
+        """
+        return None
+
     @property
     def constant_gradients(self) -> bool:
         return not self.config.second_order
@@ -120,8 +135,14 @@ class FlatRule(Component, ABC):
             features = features * block.spread(self.scale(block.sums(features.square()) / sizes))
         return self.decide(values, features, state, step, block)
 
-    def begin_update(self, values: Tensors, theta: Tensors) -> State:
-        return self.start(values, joined([theta[name] for name in self.context.adapted]))
+    def begin_update(self, values: Tensors, theta: Tensors, seeds: NDArray[np.int64] | None = None) -> Any:
+        flat = joined([theta[name] for name in self.context.adapted])
+        state = self.start(values, flat)
+        if self.through is None or seeds is None or not torch.is_grad_enabled():
+            return state
+        sample = Sample.draw(seeds, tuple(theta[name][0].numel() for name in self.context.adapted), self.through, flat)
+        part = self.start(values, sample.of(flat))
+        return {"all": state, "part": part, "places": sample.places, "counts": sample.counts}
 
     def update(
         self, values: Tensors, theta: Tensors, gradients: Tensors, rates: Tensors, state: Any, step: int
@@ -131,9 +152,26 @@ class FlatRule(Component, ABC):
         gradient = joined([gradients[name] for name in names])
         if self.constant_gradients:
             gradient = gradient.detach()
-        moved, state = self.advance(values, joined([theta[name] for name in names]), gradient, state, step, block)
+        flat = joined([theta[name] for name in names])
+        if "places" in state:
+            moved, state = self._sampled(values, flat, gradient, state, step, block)
+        else:
+            moved, state = self.advance(values, flat, gradient, state, step, block)
         parts = zip(names, moved.split(block.sizes, 1), strict=True)
         return {**theta, **{name: theta[name] + part.view(theta[name].shape) for name, part in parts}}, state
+
+    def _sampled(
+        self, values: Tensors, theta: Tensor, gradient: Tensor, state: Any, step: int, block: Block
+    ) -> tuple[Tensor, Any]:
+        """All coordinates' step, and that of the sample once more, with a graph."""
+        assert self.through is not None
+        sizes = tuple(min(size, self.through) for size in block.sizes)
+        sample = Sample(state["places"], state["counts"], sizes)
+        with torch.no_grad():
+            moved, whole = self.advance(values, theta, gradient, state["all"], step, block)
+        piece = Block(block.names, sizes)
+        own, part = self.advance(values, sample.of(theta), sample.of(gradient), state["part"], step, piece)
+        return sample.attached(moved, own), {**state, "all": whole, "part": part}
 
 
 def joined(tensors: Sequence[Tensor]) -> Tensor:

@@ -10,10 +10,11 @@ import math
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from metasearch.components.rules.flat import Block, FlatRule, State
+from metasearch.core.errors import ConfigError
 from metasearch.core.seeds import Draws
 from metasearch.core.values import Tensors
 
@@ -40,6 +41,9 @@ class LstmRule(FlatRule):
                 ``(-1, e^p g)`` below that; ``none`` gives it g.
             p: of ``log_sign``.
             scale: factor on what the network puts out.
+            through: coordinates of each tensor that phi's gradient goes through, drawn anew for each inner loop, each
+                counted for those it stands for: an unbiased, noisier gradient in less time and memory. None means all.
+                Not with ``second_order``.
         """
 
         layers: PositiveInt = 2
@@ -47,6 +51,18 @@ class LstmRule(FlatRule):
         preprocess: Literal["none", "log_sign"] = "log_sign"
         p: float = Field(default=10.0, gt=0)
         scale: float = Field(default=0.01, gt=0)
+        through: PositiveInt | None = None
+
+        @model_validator(mode="after")
+        def _first_order(self) -> LstmRule.Config:
+            if self.through is not None and self.second_order:
+                raise ConfigError("through", "needs gradients that are constants; leave out through or second_order")
+            return self
+
+    @property
+    def through(self) -> int | None:
+        found: int | None = self.config.through
+        return found
 
     def init(self, seed: int) -> tuple[Tensors, Tensors]:
         """Uniform weights of variance 1 / (3 fan-in), in the last layer a tenth of that deviation: the untrained rule

@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
@@ -76,7 +78,9 @@ class MetaLstm(Component):
             found |= {f"{name}.weight": uniform(hidden + 2), f"{name}.bias": uniform(low=low, high=high)}
         return found, {}
 
-    def begin_update(self, values: Tensors, theta: Tensors) -> dict[str, Tensor]:
+    def begin_update(
+        self, values: Tensors, theta: Tensors, seeds: NDArray[np.int64] | None = None
+    ) -> dict[str, Tensor]:
         """Zeros: ``hidden`` and ``cell`` ``[T, n, H]``, ``forget`` and ``input`` ``[T, n]``, ``loss`` ``[T]``."""
         cells = joined([theta[name] for name in self.context.adapted])
         zeros = cells.new_zeros(self.config.hidden, *cells.shape).permute(1, 2, 0)
