@@ -171,8 +171,8 @@ class _Layer(torch.autograd.Function):
         x_bar = torch.empty_like(x) if needs_x else None
         hidden_bar = torch.empty_like(hidden) if needs_hidden else None
         cell_bar = torch.empty_like(cell) if needs_cell else None
-        inward_bar, across_bar, bias_bar = (torch.zeros_like(one) for one in (inward, across, bias))
         gates = _Gates(inward, across, bias)
+        turned = torch.zeros_like(gates.weights.T, memory_format=torch.contiguous_format)  # a quarter faster so
         for at in _pieces(x.shape[1]):
             i, f, g, o = gates(x[:, at], hidden[:, at])
             squashed, through = _tanh(after[:, at]), out_bar[:, at] * o
@@ -188,37 +188,39 @@ class _Layer(torch.autograd.Function):
             for one, value in ((i_bar, i), (f_bar, f), (o_bar, o)):
                 one.mul_(torch.addcmul(value, value, value, value=-1))
             g_bar.addcmul_(g_bar * g, g, value=-1)
-            inward_bar.addmm_(bar, x[:, at].T)
-            across_bar.addmm_(bar, hidden[:, at].T)
-            bias_bar += bar.sum(1)
+            turned.addmm_(gates.read, bar.T)
             if x_bar is not None:
-                x_bar[:, at] = inward.T @ bar
+                torch.mm(inward.T, bar, out=x_bar[:, at])
             if hidden_bar is not None:
-                hidden_bar[:, at] = across.T @ bar
-        return x_bar, hidden_bar, cell_bar, inward_bar, across_bar, bias_bar
+                torch.mm(across.T, bar, out=hidden_bar[:, at])
+        inward_bar, bias_bar, across_bar = turned.split([len(x), 1, len(hidden)])
+        return x_bar, hidden_bar, cell_bar, inward_bar.T, across_bar.T, bias_bar.squeeze(0)
 
 
 class _Gates:
-    """Activated gates of a piece; the last piece's are overwritten."""
+    """Activated gates of a piece; the last piece's are overwritten.
+
+    One product of all weights with inputs, a one for the bias and the hidden state: a product with two inputs alone
+    takes longer than one with twenty.
+    """
 
     def __init__(self, inward: Tensor, across: Tensor, bias: Tensor) -> None:
-        self.units = bias.shape[0] // 4
-        self.weights = tuple(self._doubled(one) for one in (inward, across, bias))
-        self.last = bias.new_empty(0)
+        units = len(bias) // 4
+        self.weights = torch.cat([inward, bias.unsqueeze(1), across], 1)
+        # The cell's rows are twice as large: tanh(z) = 2 sigmoid(2 z) - 1, and one call serves all four gates.
+        self.weights[2 * units : 3 * units] *= 2
+        self.read, self.last = bias.new_empty(0), bias.new_empty(0)
 
     def __call__(self, x: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        inward, across, bias = self.weights
-        if self.last.shape[-1] != x.shape[1]:
-            self.last = bias.new_empty(len(bias), x.shape[1])
-        torch.mm(inward, x, out=self.last).addmm_(across, hidden).add_(bias.unsqueeze(1)).sigmoid_()
+        rows, units = self.weights.shape[1], len(x)
+        if self.read.shape[-1] != x.shape[1]:
+            self.read = x.new_ones(rows, x.shape[1])
+            self.last = x.new_empty(len(self.weights), x.shape[1])
+        self.read[:units] = x
+        self.read[units + 1 :] = hidden
+        torch.mm(self.weights, self.read, out=self.last).sigmoid_()
         i, f, g, o = self.last.chunk(4)
         return i, f, g.mul_(2).sub_(1), o
-
-    def _doubled(self, weights: Tensor) -> Tensor:
-        """The cell's rows twice as large: ``tanh(z) = 2 sigmoid(2 z) - 1``, and one call serves all four gates."""
-        weights = weights.clone()
-        weights[2 * self.units : 3 * self.units] *= 2
-        return weights
 
 
 def _tanh(x: Tensor) -> Tensor:
