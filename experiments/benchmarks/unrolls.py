@@ -8,13 +8,15 @@ Variants:
 
     ours         one optimizee an outer step, as a search computes it
     ours-N       N optimizees in one batched state
+    sampled      one optimizee; the meta-gradient through at most 1024 coordinates of a tensor (of 15,680 in the first)
+    sampled-N    N optimizees, likewise
     loop         one optimizee; a plain loop over its tensors with torch.nn.LSTMCell, torch.func.functional_call and
                  autograd
 
-``ours`` and ``loop`` start from the same rule, weights and minibatches: the norm of the first meta-gradient must agree.
-Each variant has a process of its own; rounds alternate between them and medians are printed, with ratios to the last
-variant. Seconds are CPU time of the process unless ``--wall``; ours keep freed memory as the workers of a search do,
-``--keep-memory ours,ours-8,loop`` grants it to all.
+``ours`` and ``loop`` start from the same rule, weights and minibatches: the norm of the first meta-gradient must agree
+(``sampled`` estimates it). Each variant has a process of its own; rounds alternate between them and medians are
+printed, with ratios to the last variant. Seconds are CPU time of the process unless ``--wall``; ours keep freed memory
+as the workers of a search do, ``--keep-memory ours,ours-8,loop`` grants it to all.
 
     OMP_NUM_THREADS=1 python experiments/benchmarks/unrolls.py
 """
@@ -42,7 +44,7 @@ from metasearch.core.values import Phi
 from metasearch.estimators.truncated import Truncated
 
 Step = Callable[[], float]
-SCALE, P, SHOTS = 0.01, 10.0, 15
+SCALE, P, SHOTS, THROUGH = 0.01, 10.0, 15, 1024
 
 
 def main() -> None:
@@ -59,7 +61,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=20, help="of an unroll")
-    add_arguments(parser, "ours-8,ours,loop", keep="ours,ours-8")
+    add_arguments(parser, "sampled-8,sampled,ours-8,ours,loop", keep="sampled-8,sampled,ours,ours-8")
     arguments = parser.parse_args()
     tasks = together(arguments.variant)
     vars(arguments).update(ways=10, shots=SHOTS, queries=1, tasks=tasks, shard=tasks)
@@ -77,6 +79,7 @@ def prepared(arguments: argparse.Namespace) -> tuple[Step, dict[str, float]]:
 
 
 def learner_for(arguments: argparse.Namespace) -> Any:
+    rule = {"type": "lstm", "scale": SCALE, "p": P, "through": THROUGH if "sampled" in arguments.variant else None}
     block = {
         "type": "inner_loop",
         "model": {"type": "mlp", "hidden": [20], "activation": "sigmoid"},
@@ -84,7 +87,7 @@ def learner_for(arguments: argparse.Namespace) -> Any:
         "batch": 128,
         "objective": "sum",
         "along": "support",
-        "slots": {"initialization": {"type": "random"}, "update_rule": {"type": "lstm", "scale": SCALE, "p": P}},
+        "slots": {"initialization": {"type": "random"}, "update_rule": rule},
     }
     return build("learner", block, "learner", spec=sampler(arguments).spec("train"))
 
