@@ -105,6 +105,32 @@ def _check_weights(file: ExperimentFile, phi: Phi) -> None:
             artifacts.start_from(given.path, phi, given.slot)
         except ArtifactError as error:
             raise ConfigError(given.key, str(error)) from error
+        if given.slot == "update_rule":
+            _check_rule(file, given.path)
+
+
+def _check_rule(file: ExperimentFile, path: str) -> None:
+    """That an update rule goes on with the settings that it was learned with."""
+    learner = artifacts.described(path).get("learner") or {}
+    theirs = (learner.get("slots") or {}).get("update_rule")
+    assert isinstance(file.learner, Mapping)
+    ours = file.learner["slots"]["update_rule"]
+    if not isinstance(theirs, Mapping):
+        return
+    known, given = (_rule_settings(one) for one in (theirs, ours))
+    for name in sorted(known.keys() | given.keys()):
+        if known.get(name) != given.get(name):
+            raise ConfigError(
+                f"learner.slots.update_rule.{name}",
+                f"the rule in {path} was learned with {known.get(name)!r}, got {given.get(name)!r}; give it the same",
+            )
+
+
+def _rule_settings(block: Mapping[str, Any]) -> dict[str, Any]:
+    """What an update rule computes, with its defaults."""
+    plain = {name: value for name, value in block.items() if name not in ("type", "from", "searcher", "chosen")}
+    settings = registry("slot.update_rule").get(block["type"]).Config.model_validate(plain).model_dump()
+    return {"type": block["type"]} | {k: v for k, v in settings.items() if k not in ("through", "second_order")}
 
 
 def _check_owned(experiment: Experiment, phi: Phi) -> None:

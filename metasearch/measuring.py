@@ -129,10 +129,11 @@ def evaluate_steps(
             found["phi"][number] = _described(fields, program, loaded, split, seed)
             for name in names_of(baselines):
                 baseline = program.function(f"baseline:{name}")
-                chooses = isinstance(baseline, FineTuned) and bool(baseline.config.rates)
-                if name not in prepared:
-                    prepared[name] = held_out.start(name) if chooses else held_out.prepare(name)
-                start = held_out.prepare(name, prepared[name]) if chooses else prepared[name]
+                chooses = bool(getattr(getattr(baseline, "config", None), "rates", ()))
+                trained = isinstance(baseline, FineTuned) and chooses
+                if name not in prepared or (chooses and not trained):
+                    prepared[name] = held_out.start(name) if trained else held_out.prepare(name)
+                start = held_out.prepare(name, prepared[name]) if trained else prepared[name]
                 found[name][number] = _described(held_out.baseline(name, start), program, loaded, split, seed)
     return found
 

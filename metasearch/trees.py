@@ -89,13 +89,14 @@ def _path(key: str, tree: Mapping[str, Any]) -> list[str]:
 def with_place_of_weights(tree: dict[str, Any], folders: Sequence[str]) -> dict[str, Any]:
     """The experiment with the whole path of given weights, so that it can be resumed from anywhere."""
     for given in weights_of(tree.get("learner")):
-        places = [Path(folder) / given.path for folder in folders]
         if given.slot == "update_rule" and given.path in shipped.names():
-            places = [shipped.folder(given.path)]
+            continue
+        places = [Path(folder) / given.path for folder in folders]
         place = next((one for one in places if one.exists()), None)
         if place is None or ":" in str(place):
             looked = "a path without a colon" if place else f"one of {', '.join(map(str, places))}"
-            raise ConfigError(given.key, f"expected weights at {looked}: the folder of a phi, a state dict")
+            names = f", or one of {', '.join(shipped.names())}" if given.slot == "update_rule" else ""
+            raise ConfigError(given.key, f"expected weights at {looked}: the folder of a phi, a state dict{names}")
         tree = override(tree, {given.key: str(place.resolve())})
     return tree
 

@@ -93,6 +93,13 @@ def test_a_baseline_is_trained_once_for_all_numbers_of_steps(sine: Path, monkeyp
         assert {name: row[name] for name in FIGURES} == {name: alone[name] for name in FIGURES}
 
 
+def test_a_hand_made_optimizer_has_its_best_rate_for_each_number_of_steps(sine: Path) -> None:
+    tuned = {"adam": {"rates": [0.001, 0.3], "episodes": 4, "shard": 4}}
+    both = evaluate_steps(sine, [1, 8], episodes=8, shard=4, baselines=[tuned])["adam"]
+    turned = evaluate_steps(sine, [8, 1], episodes=8, shard=4, baselines=[tuned])["adam"]
+    assert {steps: row["L"] for steps, row in both.items()} == {steps: turned[steps]["L"] for steps in both}
+
+
 def test_a_baseline_without_inner_steps_is_the_same_after_any(tmp_path: Path) -> None:
     phi = stored_phi(tmp_path / "phi")
     found = evaluate_steps(phi, [0, 2], tasks=few_shot(), episodes=6, shard=3, baselines=["nearest_neighbour"])

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metasearch.artifacts import shipped
 from metasearch.artifacts.store import load, read_tensors
 from metasearch.core.errors import ArtifactError
 from metasearch.core.values import Phi, Tensors
 
-__all__ = ["Start", "read_weights", "start_from"]
+__all__ = ["Start", "described", "read_weights", "start_from"]
 
 _NETWORKS = ("initialization", "embedding")
 """Parts of phi that are a whole network for the tasks; each can start from the other."""
@@ -55,13 +56,14 @@ def read_weights(path: str | Path, slot: str = "initialization") -> Tensors:
         path: the folder of a phi or of a run, of which what ``slot`` holds is taken, or, for want of a network there,
             the other one of ``initialization`` and ``embedding`` (what else belongs to a metric or self-supervised
             learner or a reader, such as the head of a pretext task, is left behind); or a file: ``*.safetensors``, or
-            what ``torch.save`` made of a state dict (or of a mapping that has one under ``state_dict``).
+            what ``torch.save`` made of a state dict (or of a mapping that has one under ``state_dict``). For an update
+            rule also the name of one that comes with the package.
         slot: the part of phi that the weights are for.
 
     Raises:
         ArtifactError: if there is nothing, it is damaged, or holds something else.
     """
-    path = Path(path)
+    path = shipped.folder(str(path)) if slot == "update_rule" and str(path) in shipped.names() else Path(path)
     if path.is_dir():
         phi = load(path / "phi" if (path / "phi" / "manifest.json").exists() else path).phi
         slots = sorted(_NETWORKS, key=lambda one: one != slot) if slot in _NETWORKS else [slot]
@@ -86,6 +88,18 @@ def read_weights(path: str | Path, slot: str = "initialization") -> Tensors:
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ArtifactError(f"{path} holds no state dict (tensors by name); got {type(state).__name__}")
     return {str(name): value for name, value in state.items()}
+
+
+def described(path: str | Path) -> dict[str, Any]:
+    """The experiment that a phi came from, as its manifest tells it; empty where there is no phi but a file.
+
+    Raises:
+        ArtifactError: if the phi is damaged.
+    """
+    path = shipped.folder(str(path)) if str(path) in shipped.names() else Path(path)
+    if not path.is_dir():
+        return {}
+    return dict(load(path / "phi" if (path / "phi" / "manifest.json").exists() else path).manifest.config)
 
 
 def start_from(path: str | Path, phi: Phi, slot: str = "initialization") -> tuple[Phi, Start]:
@@ -122,12 +136,13 @@ def start_from(path: str | Path, phi: Phi, slot: str = "initialization") -> tupl
     )
     layers = {name.rpartition(".")[0] for name in (*missing, *differing) if name in phi.part(slot)}
     network, unlike = slot in _NETWORKS, len(missing) + len(differing)
-    if len(layers) > 1 or not outputs_only or unlike == len(wanted) or (unlike and not network):
+    surplus = () if network else tuple(name for name in given if name not in wanted)
+    if len(layers) > 1 or not outputs_only or unlike == len(wanted) or (unlike and not network) or surplus:
         raise ArtifactError(
             f"the weights in {path} are those of another {'network' if network else slot}: missing "
             f"{', '.join(missing) or 'none'}; of another shape {', '.join(shapes) or 'none'}; it has "
             f"{', '.join(given) or 'nothing'}. "
-            + ("Only one layer may be missing or have another number of outputs" if network else "All must be there")
+            + ("Only one layer may be missing or have another number of outputs" if network else "All must fit")
         )
     why = dict.fromkeys(missing, "not there")
     why |= {name: f"there {list(given[name].shape)}, here {list(wanted[name].shape)}" for name in differing}

@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 SYNC_S = 0.2
-"""Seconds of work that a power cut may take: work that took as long is worth a flush to disk of its own."""
+"""Seconds between two flushes to disk; an evaluation that took as long is flushed at once."""
 
 _NUMBERS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _ESCAPED = re.compile(r"\\+(nan|inf|-inf)")

@@ -21,6 +21,7 @@ from metasearch.resolution import resolve
 from metasearch.running import resume, run
 from metasearch.testing.phi import stored_phi
 from metasearch.tracking import read
+from metasearch.trees import override
 
 BODY = {"body.weight": torch.randn(4, 3), "body.bias": torch.randn(4)}
 HEAD = {"head.weight": torch.randn(5, 4), "head.bias": torch.randn(5)}
@@ -120,8 +121,10 @@ def test_all_of_an_update_rule_must_be_there(tmp_path: Path) -> None:
     assert set(start.loaded) == set(rule)
     assert all(begun.tensors[f"update_rule.{name}"].all() for name in rule)
     assert not begun.tensors["initialization.head.bias"].any()
-    with pytest.raises(ArtifactError, match=r"another update_rule: missing out.bias.*All must be there"):
+    with pytest.raises(ArtifactError, match=r"another update_rule: missing out.bias.*All must fit"):
         start_from(saved(tmp_path, {"0.weight": torch.ones(4, 3)}), phi, "update_rule")
+    with pytest.raises(ArtifactError, match=r"another update_rule: .*1.weight"):
+        start_from(saved(tmp_path, {**rule, "1.weight": torch.ones(4, 3)}), phi, "update_rule")
     with pytest.raises(ArtifactError, match="learns no update_rule"):
         start_from(saved(tmp_path, rule), fresh(), "update_rule")
 
@@ -191,11 +194,18 @@ def test_a_network_and_an_optimizer_that_comes_with_the_package_are_starts_toget
         },
     }
     given["learner"]["slots"]["update_rule"]["from"] = "lstm-v1"
-    phi = initial_phi(resolve(given, tmp_path).program, 0)
+    experiment = resolve(given, tmp_path)
+    assert experiment.file.learner["slots"]["update_rule"]["from"] == "lstm-v1"  # no path of this machine
+    phi = initial_phi(experiment.program, 0)
     learned = stored(shipped.folder("lstm-v1")).phi.part("update_rule")
     assert learned
     assert all(torch.equal(phi.tensors[f"update_rule.{name}"], value) for name, value in learned.items())
     assert torch.equal(phi.tensors["initialization.head.bias"], weights()["head.bias"])
+    rule = given["learner"]["slots"]["update_rule"]
+    with pytest.raises(ConfigError, match=r"update_rule.p: the rule in lstm-v1 was learned with .*, got 3.0"):
+        resolve(override(given, {"learner.slots.update_rule": {**rule, "p": 3.0}}), tmp_path)
+    with pytest.raises(ConfigError, match=r"update_rule.from: expected weights at .* or one of lstm-v1, small-mlp-v1"):
+        resolve(override(given, {"learner.slots.update_rule.from": "lstm-v2"}), tmp_path)
 
 
 CONV = {"type": "conv4", "filters": 4, "blocks": 2, "head": "flatten"}

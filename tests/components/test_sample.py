@@ -85,9 +85,11 @@ def test_each_inner_loop_has_its_own_sample_and_small_tensors_are_there_in_full(
 def test_without_a_gradient_nothing_is_drawn() -> None:
     made = rule(through=4)
     values = {name: value.double() for name, value in made.init(0)[0].items()}
+    assert "places" not in made.begin_update(values, normal(2, 1), np.arange(2))
+    leaves = {name: value.requires_grad_() for name, value in values.items()}
+    assert "places" in made.begin_update(leaves, normal(2, 1), np.arange(2))
     with torch.no_grad():
-        state = made.begin_update(values, normal(2, 1), np.arange(2))
-    assert "places" not in state
+        assert "places" not in made.begin_update(leaves, normal(2, 1), np.arange(2))
     assert made.draws
     assert not rule().draws
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from metasearch.components.base import Component, Context
 from metasearch.components.rules.sample import Sample
 from metasearch.core.config import Config as BaseConfig
+from metasearch.core.errors import ConfigError
 from metasearch.core.values import Tensors
 
 __all__ = ["Block", "FlatRule", "State", "joined"]
@@ -86,6 +87,8 @@ class FlatRule(Component, ABC):
     def __init__(self, config: Any, context: Context) -> None:
         super().__init__(config, context)
         self.draws = self.through is not None
+        if self.draws and (self.normalizes or not self.constant_gradients):
+            raise ConfigError("through", "needs a rule that takes gradients as constants and does not normalize")
 
     @property
     def through(self) -> int | None:
@@ -138,7 +141,8 @@ class FlatRule(Component, ABC):
     def begin_update(self, values: Tensors, theta: Tensors, seeds: NDArray[np.int64] | None = None) -> Any:
         flat = joined([theta[name] for name in self.context.adapted])
         state = self.start(values, flat)
-        if self.through is None or seeds is None or not torch.is_grad_enabled():
+        learning = torch.is_grad_enabled() and any(value.requires_grad for value in values.values())
+        if self.through is None or seeds is None or not learning:
             return state
         sample = Sample.draw(seeds, tuple(theta[name][0].numel() for name in self.context.adapted), self.through, flat)
         part = self.start(values, sample.of(flat))

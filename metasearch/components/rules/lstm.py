@@ -43,7 +43,7 @@ class LstmRule(FlatRule):
             scale: factor on what the network puts out.
             through: coordinates of each tensor that phi's gradient goes through, drawn anew for each inner loop, each
                 counted for those it stands for: an unbiased, noisier gradient in less time and memory. None means all.
-                Not with ``second_order``.
+                Not with ``second_order``; inner loops are not compiled then.
         """
 
         layers: PositiveInt = 2
@@ -194,7 +194,7 @@ class _Layer(torch.autograd.Function):
             if hidden_bar is not None:
                 torch.mm(across.T, bar, out=hidden_bar[:, at])
         inward_bar, bias_bar, across_bar = turned.split([len(x), 1, len(hidden)])
-        return x_bar, hidden_bar, cell_bar, inward_bar.T, across_bar.T, bias_bar.squeeze(0)
+        return x_bar, hidden_bar, cell_bar, inward_bar.T.contiguous(), across_bar.T.contiguous(), bias_bar.squeeze(0)
 
 
 class _Gates:
@@ -212,12 +212,12 @@ class _Gates:
         self.read, self.last = bias.new_empty(0), bias.new_empty(0)
 
     def __call__(self, x: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        rows, units = self.weights.shape[1], len(x)
+        rows, inputs = self.weights.shape[1], len(x)
         if self.read.shape[-1] != x.shape[1]:
             self.read = x.new_ones(rows, x.shape[1])
             self.last = x.new_empty(len(self.weights), x.shape[1])
-        self.read[:units] = x
-        self.read[units + 1 :] = hidden
+        self.read[:inputs] = x
+        self.read[inputs + 1 :] = hidden
         torch.mm(self.weights, self.read, out=self.last).sigmoid_()
         i, f, g, o = self.last.chunk(4)
         return i, f, g.mul_(2).sub_(1), o
