@@ -111,7 +111,7 @@ def _check_weights(file: ExperimentFile, phi: Phi) -> None:
 
 def _check_rule(file: ExperimentFile, path: str) -> None:
     """That an update rule goes on with the settings that it was learned with."""
-    learner = artifacts.described(path).get("learner") or {}
+    learner = artifacts.described(path, "update_rule").get("learner") or {}
     theirs = (learner.get("slots") or {}).get("update_rule")
     assert isinstance(file.learner, Mapping)
     ours = file.learner["slots"]["update_rule"]

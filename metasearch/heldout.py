@@ -100,16 +100,21 @@ class HeldOut:
         calls = self._program.function("train").calls(0, self._executor.put(phi), None, seed)
         return self._summed([dataclasses.replace(call, split=settings.split) for call in calls], phi)
 
-    def prepare(self, name: str, start: Phi | None = None) -> Phi:
-        """The phi of a baseline, made on a worker; if its start is given, only the best rate is looked for."""
-        return self._made(f"prepare:{name}", name, start)
+    def prepare(self, name: str) -> Phi:
+        """The phi of a baseline, made on a worker."""
+        return self.tuned(name, self.start(name))
 
     def start(self, name: str) -> Phi:
-        """The phi that a baseline is fine-tuned from, before it has a rate."""
-        return self._made(f"start:{name}", name)
+        """The phi of a baseline before it has chosen what depends on the number of inner steps."""
+        return self._made("start", name)
 
-    def _made(self, function: str, name: str, start: Phi | None = None) -> Phi:
-        call = Call(0, 0, function, None, (), seeding.derive(self._seed, "baseline", name), carried=start)
+    def tuned(self, name: str, start: Phi) -> Phi:
+        """The phi of a baseline that goes on from its start."""
+        return self._made("tuned", name, start)
+
+    def _made(self, kind: str, name: str, start: Phi | None = None) -> Phi:
+        seed = seeding.derive(self._seed, "baseline", name)
+        call = Call(0, 0, f"{kind}:{name}", None, (), seed, carried=start)
         phi: Phi = gather(self._executor, [call])[0].carried
         return phi
 

@@ -16,7 +16,6 @@ from metasearch.core.contracts import InnerProblem, TaskDistribution
 from metasearch.core.errors import ArtifactError, ConfigError
 from metasearch.core.registry import build
 from metasearch.core.values import Phi, Task, TaskSpec
-from metasearch.evaluation.fine_tuned import FineTuned
 from metasearch.execution import Inline
 from metasearch.heldout import HeldOut, names_of
 from metasearch.loaded import LoadedPhi, load
@@ -120,7 +119,7 @@ def evaluate_steps(
     """
     loaded = _loaded(phi, runs, allow_user_code)
     found: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in ("phi", *names_of(baselines))}
-    prepared: dict[str, Phi] = {}
+    starts: dict[str, Phi] = {}
     for number in steps:
         program = _program(loaded, tasks, episodes, split, number, predict, shard, device, baselines)
         with Inline(functools.partial(_itself, program)) as executor:
@@ -128,13 +127,9 @@ def evaluate_steps(
             fields = held_out.test(_fitting(loaded, program, split))
             found["phi"][number] = _described(fields, program, loaded, split, seed)
             for name in names_of(baselines):
-                baseline = program.function(f"baseline:{name}")
-                chooses = bool(getattr(getattr(baseline, "config", None), "rates", ()))
-                trained = isinstance(baseline, FineTuned) and chooses
-                if name not in prepared or (chooses and not trained):
-                    prepared[name] = held_out.start(name) if trained else held_out.prepare(name)
-                start = held_out.prepare(name, prepared[name]) if trained else prepared[name]
-                found[name][number] = _described(held_out.baseline(name, start), program, loaded, split, seed)
+                starts[name] = starts[name] if name in starts else held_out.start(name)
+                fields = held_out.baseline(name, held_out.tuned(name, starts[name]))
+                found[name][number] = _described(fields, program, loaded, split, seed)
     return found
 
 

@@ -27,7 +27,7 @@ from metasearch.core.space import Dimension, Space, extract, left_open, substitu
 from metasearch.core.values import Call, Measurement
 from metasearch.estimators.episodes import Problem
 from metasearch.estimators.value import Value
-from metasearch.evaluation.baselines import Baseline
+from metasearch.evaluation.baselines import Baseline, Tuned
 from metasearch.evaluation.ensemble import Ensemble
 from metasearch.schema import ExperimentFile, Retrain, without_weights
 
@@ -86,8 +86,8 @@ def build_program(blueprint: Blueprint) -> ExperimentProgram:
 
 
 class ExperimentProgram:
-    """The functions of an experiment: ``train``, ``validation``, ``test``, ``ensemble``, ``prepare:<baseline>``
-    and ``baseline:<baseline>``; with an architecture to train again, ``retrain``.
+    """The functions of an experiment: ``train``, ``validation``, ``test``, ``ensemble``, ``start:<baseline>``,
+    ``tuned:<baseline>`` and ``baseline:<baseline>``; with an architecture to train again, ``retrain``.
 
     Args:
         blueprint: the resolved experiment.
@@ -199,11 +199,12 @@ class ExperimentProgram:
         """Answers a function call."""
         with self.numerics():
             kind, _, baseline = call.function.partition(":")
-            if kind in ("prepare", "start"):
+            if kind in ("start", "tuned"):
                 part = self.function(f"baseline:{baseline}")
-                phi = (
-                    part.tuned(call.carried, call.seed) if call.carried is not None else getattr(part, kind)(call.seed)
-                )
+                if kind == "start":
+                    phi = part.start(call.seed) if isinstance(part, Tuned) else part.prepare(call.seed)
+                else:
+                    phi = part.tuned(call.carried, call.seed) if isinstance(part, Tuned) else call.carried
                 return Measurement(np.zeros(0), np.zeros(0), carried=phi)
             if kind == "baseline":
                 learner = self.function(call.function).learner

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from metasearch.artifacts import shipped
-from metasearch.artifacts.store import load, read_tensors
+from metasearch.artifacts.store import StoredPhi, load, read_tensors
 from metasearch.core.errors import ArtifactError
 from metasearch.core.values import Phi, Tensors
 
@@ -63,12 +63,13 @@ def read_weights(path: str | Path, slot: str = "initialization") -> Tensors:
     Raises:
         ArtifactError: if there is nothing, it is damaged, or holds something else.
     """
-    path = shipped.folder(str(path)) if slot == "update_rule" and str(path) in shipped.names() else Path(path)
-    if path.is_dir():
-        phi = load(path / "phi" if (path / "phi" / "manifest.json").exists() else path).phi
+    stored = _stored(path, slot)
+    if stored is not None:
+        phi = stored.phi
         slots = sorted(_NETWORKS, key=lambda one: one != slot) if slot in _NETWORKS else [slot]
         parts = ({**phi.part(one), **phi.buffers_of(one)} for one in slots)
         return next((found for found in parts if found), {})
+    path = Path(path)
     if path.suffix == ".safetensors":
         return read_tensors(path)
     try:
@@ -90,16 +91,26 @@ def read_weights(path: str | Path, slot: str = "initialization") -> Tensors:
     return {str(name): value for name, value in state.items()}
 
 
-def described(path: str | Path) -> dict[str, Any]:
+def described(path: str | Path, slot: str = "initialization") -> dict[str, Any]:
     """The experiment that a phi came from, as its manifest tells it; empty where there is no phi but a file.
+
+    Args:
+        path: see :func:`read_weights`.
+        slot: the part of phi that it is for.
 
     Raises:
         ArtifactError: if the phi is damaged.
     """
-    path = shipped.folder(str(path)) if str(path) in shipped.names() else Path(path)
-    if not path.is_dir():
-        return {}
-    return dict(load(path / "phi" if (path / "phi" / "manifest.json").exists() else path).manifest.config)
+    stored = _stored(path, slot)
+    return {} if stored is None else dict(stored.manifest.config)
+
+
+def _stored(path: str | Path, slot: str) -> StoredPhi | None:
+    """What lies in the folder of a phi or of a run, or belongs to a rule that comes with the package."""
+    folder = shipped.folder(str(path)) if slot == "update_rule" and str(path) in shipped.names() else Path(path)
+    if not folder.is_dir():
+        return None
+    return load(folder / "phi" if (folder / "phi" / "manifest.json").exists() else folder)
 
 
 def start_from(path: str | Path, phi: Phi, slot: str = "initialization") -> tuple[Phi, Start]:

@@ -26,7 +26,7 @@ from metasearch.learners.losses import loss_for
 from metasearch.learners.nearest_neighbour import PixelNearestNeighbour
 from metasearch.models import build_model
 
-__all__ = ["Baseline", "Examples", "NearestNeighbour", "Pretrained", "RandomInitialization"]
+__all__ = ["Baseline", "Examples", "NearestNeighbour", "Pretrained", "RandomInitialization", "Tuned"]
 
 
 class Baseline(Protocol):
@@ -36,6 +36,19 @@ class Baseline(Protocol):
 
     def prepare(self, seed: int) -> Phi:
         """The phi to evaluate."""
+        ...
+
+
+@runtime_checkable
+class Tuned(Baseline, Protocol):
+    """A baseline that chooses something (its rate) for the number of inner steps; what it starts from serves any."""
+
+    def start(self, seed: int) -> Phi:
+        """The phi before the choice."""
+        ...
+
+    def tuned(self, phi: Phi, seed: int) -> Phi:
+        """A phi with the best choice, for a start."""
         ...
 
 

@@ -113,6 +113,14 @@ class TunedOptimizer:
 
     def prepare(self, seed: int) -> Phi:
         """A phi that holds the best settings, beside the search's own fresh parts."""
+        return self.tuned(self.start(seed), seed)
+
+    def start(self, seed: int) -> Phi:
+        """A phi with the first settings of the grid."""
+        return self.learner.init(seed)
+
+    def tuned(self, phi: Phi, seed: int) -> Phi:
+        """A phi with the best settings, whichever it had; they depend on the number of inner steps."""
         grid = self.grid()
         return self.with_rule(min(grid, key=lambda rule: self.figure(rule, seed))).init(seed)
 
