@@ -131,7 +131,7 @@ def learner_for(arguments: argparse.Namespace, precision: str = "full") -> Any:
         block["model"]["head"], block["batch"] = "flatten", 10
         block["slots"] = {
             "learning_rates": {"type": "fixed", "value": 0.001},
-            "update_rule": {"type": "adam", "betas": list(BETAS)},
+            "update_rule": {"type": "adam", "betas": list(BETAS), "carry": True},
         }
     return build("learner", block, "learner", spec=sampler(arguments).spec("train"))
 
@@ -139,8 +139,7 @@ def learner_for(arguments: argparse.Namespace, precision: str = "full") -> Any:
 def ours(arguments: argparse.Namespace, mode: CompileMode, precision: str = "full") -> Step:
     learner = learner_for(arguments, precision)
     phi = learner.init(0)
-    settings = {"optimizer_state": "carry"} if arguments.method == "reptile_adam" else {}
-    found = estimates(arguments, learner, ESTIMATORS[arguments.method], lambda: phi, mode, **settings)
+    found = estimates(arguments, learner, ESTIMATORS[arguments.method], lambda: phi, mode)
 
     def step() -> float:
         gradient = next(found).gradient

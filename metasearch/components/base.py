@@ -127,8 +127,12 @@ class Component:
 
     def begin_update(self, values: Tensors, theta: Tensors, seeds: NDArray[np.int64] | None = None) -> Any:
         """The update rule's state before the first step: a tree of tensors ``[T, ...]``; ``seeds`` ``[T]``, one a task,
-        are this slot's own.
+        are this slot's own. Here ``values`` holds the slot's buffers, too.
         """
+        return {}
+
+    def handed_on(self, state: Any) -> Tensors:
+        """Next values ``[T, ...]`` of the slot's buffers, where training on a task ends with a state."""
         return {}
 
     def observe(self, values: Tensors, loss: Tensor, state: Any, step: int) -> Any:

@@ -56,6 +56,9 @@ class Adam(Component):
 
     A gradient through these steps is exact, except that sqrt has derivative 0 where a parameter never had a gradient.
     It is large where gradients are of the size of ``eps``: raise ``eps`` for second-order estimates.
+
+    With ``carry``, phi has the moments as buffers, ``first.<parameter>`` and ``second.<parameter>``, and
+    ``first_weight``, ``second_weight``, which are 1 - b^t.
     """
 
     class Config(BaseConfig):
@@ -64,16 +67,47 @@ class Adam(Component):
         Args:
             betas: decay of the two moments, a step.
             eps: added to the square root of the second moment.
+            carry: whether moments go on from task to task: each begins with the mean of what the tasks of the outer
+                step before ended with, in training, in validation, at test and wherever phi is used (as in the
+                published code of Reptile, where one chain goes through all tasks). Else each begins with zeros.
         """
 
         betas: tuple[float, float] = (0.9, 0.999)
         eps: float = Field(default=1e-8, gt=0.0)
+        carry: bool = False
+
+    def init(self, seed: int) -> tuple[Tensors, Tensors]:
+        if not self.config.carry:
+            return {}, {}
+        shapes = {name: self.context.shapes[name] for name in self.context.adapted}
+        zeros = {f"{moment}.{name}": torch.zeros(shape) for moment in self._moments for name, shape in shapes.items()}
+        return {}, {**zeros, **{f"{moment}_weight": torch.zeros(()) for moment in self._moments}}
 
     def begin_update(self, values: Tensors, theta: Tensors, seeds: NDArray[np.int64] | None = None) -> Any:
+        like = next(iter(theta.values()))
+        if self.config.carry:
+            return {
+                moment: {
+                    "mean": {
+                        name: values[f"{moment}.{name}"].to(like).expand_as(theta[name])
+                        for name in self.context.adapted
+                    },
+                    "weight": values[f"{moment}_weight"].to(like),
+                }
+                for moment in self._moments
+            }
         zeros = {name: torch.zeros_like(theta[name]) for name in self.context.adapted}
-        weight = next(iter(theta.values())).new_zeros(())
-        names = [name for name, beta in zip(("first", "second"), self.config.betas, strict=True) if beta]
-        return {name: {"mean": zeros, "weight": weight} for name in names}
+        return {moment: {"mean": zeros, "weight": like.new_zeros(())} for moment in self._moments}
+
+    def handed_on(self, state: Any) -> Tensors:
+        if not self.config.carry:
+            return {}
+        means = {f"{moment}.{name}": one for moment in state for name, one in state[moment]["mean"].items()}
+        return {**means, **{f"{moment}_weight": state[moment]["weight"].reshape(1) for moment in state}}
+
+    @property
+    def _moments(self) -> list[str]:
+        return [name for name, beta in zip(("first", "second"), self.config.betas, strict=True) if beta]
 
     def update(
         self, values: Tensors, theta: Tensors, gradients: Tensors, rates: Tensors, state: Any, step: int

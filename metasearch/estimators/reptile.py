@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from metasearch.core.contracts import InnerProblem, Learner
 from metasearch.core.errors import UnsupportedError
@@ -26,30 +24,15 @@ class Reptile(EpisodeEstimator):
     Nichol, Achiam, Schulman 2018, arXiv:1803.02999, Algorithm 1 (batched). It has no query set; the query loss at
     theta_k is measured and reported all the same.
 
-    A carried state of the inner optimizer goes on from task to task: task i of a shard starts with what task i of this
-    shard ended with in the outer step before (the published code has one such chain through all tasks). Validation,
-    test and what is taken away start from a fresh one.
-
     Raises:
         UnsupportedError: by :meth:`check`, for a learner without an inner loop, or with learned tensors besides the
             initialization.
     """
 
-    class Config(EpisodeEstimator.Config):
-        """Settings.
-
-        Args:
-            optimizer_state: whether the state of the update rule (Adam's moments) is ``reset`` for each task, or goes
-                on: ``carry``.
-        """
-
-        optimizer_state: Literal["reset", "carry"] = "reset"
-
     gives_gradient: ClassVar[bool] = True
 
     def __init__(self, config: Any, problem: Problem, function: str = "train") -> None:
         super().__init__(config, problem, function)
-        self.carries = config.optimizer_state == "carry"
         self._graphs = Graphs(problem.compile)
 
     def check(self, learner: Learner, phi: Phi) -> None:
@@ -68,17 +51,11 @@ class Reptile(EpisodeEstimator):
         assert isinstance(learner, InnerProblem)
         inner: InnerProblem = learner
         given = packed(phi, task, learner, call.seed)
-        if call.carried is not None:
-            given["rule"] = tree_map(self._here, call.carried)
-        elif self.carries:
-            with torch.no_grad():
-                given["rule"] = inner.begin(phi, task, call.seed)["rule"]
 
         def way(given: dict[str, Any]) -> dict[str, Any]:
             with torch.no_grad():
                 point, episode = unpacked(given, phi, task)
                 state = inner.begin(point, episode, call.seed)
-                state = {**state, "rule": given.get("rule", state["rule"])}
                 for _ in range(inner.n_steps()):
                     state = inner.step(point, episode, state, call.seed, create_graph=False)
                 losses = inner.query_loss(point, episode, state, call.seed)
@@ -87,17 +64,10 @@ class Reptile(EpisodeEstimator):
                     name: (value - theta[name.removeprefix(_SLOT)].detach()).sum(0)
                     for name, value in given["tensors"].items()
                 }
-            return {
-                "losses": detached(losses),
-                "direction": direction,
-                **({"rule": state["rule"]} if self.carries else {}),
-            }
+            return {"losses": detached(losses), "direction": direction}
 
         if getattr(learner, "traceable", False):
             results = self._graphs.call(way, given, tuple(sorted(phi.choices.items(), key=str)))
         else:
             results = way(given)
-        return Losses(**results["losses"]), results["direction"], results.get("rule")
-
-    def _here(self, leaf: Any) -> Any:
-        return leaf.to(self.problem.device) if isinstance(leaf, Tensor) else leaf
+        return Losses(**results["losses"]), results["direction"], None

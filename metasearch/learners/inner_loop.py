@@ -366,6 +366,9 @@ class InnerLoop:
                 for name, value in after.items()
                 if f"initialization.{name}" in phi.buffers
             }
+            if state["train"]:
+                ends = self.slots.handed_on(state["rule"])
+                updates |= {name: value.detach().to(torch.float64).mean(0) for name, value in ends.items()}
         return Losses(loss, loss, metrics, updates)
 
     def evaluate(self, phi: Phi, task: Task, seed: int, *, train: bool = True, create_graph: bool = True) -> Losses:

@@ -159,8 +159,20 @@ class Slots(Mapping[str, Component]):
 
     def begin_update(self, phi: Phi, theta: Tensors, like: Tensor, seeds: Callable[[str], Seeds]) -> State:
         """The state of each slot that has one along the steps; ``seeds(slot)`` are those ``[T]`` of a slot."""
-        begun = ((slot, one.begin_update(values, theta, seeds(slot))) for slot, one, values in self._each(phi, like))
+        begun = (
+            (slot, one.begin_update({**values, **phi.buffers_of(slot)}, theta, seeds(slot)))
+            for slot, one, values in self._each(phi, like)
+        )
         return {slot: state for slot, state in begun if state}
+
+    def handed_on(self, state: State) -> Tensors:
+        """Next values of phi's buffers ``[T, ...]``, from the state of each slot that has one at the end of a task."""
+        return {
+            f"{slot}.{name}": value
+            for slot, component in self.items()
+            if slot in state
+            for name, value in component.handed_on(state[slot]).items()
+        }
 
     def support(self, phi: Phi, batch: Batch, step: int, seeds: Callable[[str], Seeds]) -> Batch:
         """The examples of one inner step; ``seeds(slot)`` are those ``[T]`` of a slot."""

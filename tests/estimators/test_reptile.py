@@ -97,42 +97,57 @@ def test_how_tasks_are_grouped_changes_rounding_only(settings: dict[str, Any]) -
     np.testing.assert_allclose(one, other, rtol=1e-10)
 
 
-@pytest.mark.parametrize("state", ["reset", "carry"])
-def test_the_state_of_adam_is_reset_or_goes_on_from_task_to_task(state: str) -> None:
-    problem = quadratic(3, slots={"update_rule": {"type": "adam", "betas": [0.0, 0.9]}})
+@pytest.mark.parametrize("carry", [False, True])
+def test_adam_starts_anew_in_each_task_or_where_the_tasks_before_ended_on_average(carry: bool) -> None:
+    betas = (0.5, 0.9)
+    problem = quadratic(3, slots={"update_rule": {"type": "adam", "betas": list(betas), "carry": carry}})
     phi = start(problem)
-    estimator = reptile(problem, 2, 1, optimizer_state=state)
-    carried, found, seeds = None, [], []
+    point, estimator = flat(phi.tensors), reptile(problem, 2, 1)
+    kept: dict[str, Any] = {}
     for evaluation in range(3):
-        calls = estimator.calls(evaluation, phi, carried, 10 + evaluation)
-        seeds.append([call.seeds[0] for call in calls])
-        estimate, carried = estimator.combine([estimator.measure(call) for call in calls])
-        found.append(flat(estimate.gradient))
-    assert (carried is None) == (state == "reset")
-    for lane in range(2):
-        theta = [flat(phi.tensors)[:-1], flat(phi.tensors)[-1:]]
-        leaves = [torch.from_numpy(one.copy()).requires_grad_() for one in theta]
-        optimizer = torch.optim.Adam(leaves, lr=RATE, betas=(0.0, 0.9))
-        for evaluation in range(3):
-            if state == "reset":
-                optimizer = torch.optim.Adam(leaves, lr=RATE, betas=(0.0, 0.9))
-            with torch.no_grad():
-                for leaf, value in zip(leaves, theta, strict=True):
-                    leaf.copy_(torch.from_numpy(value))
-            task = problem.sample("train", [seeds[evaluation][lane]])
+        calls = estimator.calls(evaluation, phi, None, 10 + evaluation)
+        estimate, _ = estimator.combine([estimator.measure(call) for call in calls])
+        ends, moments = [], []
+        for call in calls:
+            leaves = [torch.from_numpy(one.copy()).requires_grad_() for one in (point[:-1], point[-1:])]
+            optimizer = torch.optim.Adam(leaves, lr=RATE, betas=betas)
+            if carry and evaluation:
+                for leaf, (first, second) in zip(leaves, kept["moments"], strict=True):
+                    done = torch.tensor(3.0 * evaluation)
+                    optimizer.state[leaf] = {"step": done, "exp_avg": first.clone(), "exp_avg_sq": second.clone()}
+            task = problem.sample("train", call.seeds)
             for _ in range(3):
                 optimizer.zero_grad()
                 (task.support.x[0] @ leaves[0] + leaves[1] - task.support.y[0, :, 0]).square().mean().backward()
                 optimizer.step()
-            end = torch.cat([leaf.detach() for leaf in leaves]).numpy()
-            found[evaluation] = found[evaluation] - (flat(phi.tensors) - end) / 2
-    for rest in found:
-        np.testing.assert_allclose(rest, 0.0, atol=1e-12)
+            ends.append(torch.cat([leaf.detach() for leaf in leaves]).numpy())
+            moments.append([[optimizer.state[leaf][name] for name in ("exp_avg", "exp_avg_sq")] for leaf in leaves])
+        np.testing.assert_allclose(flat(estimate.gradient), point - np.mean(ends, 0), atol=1e-12)
+        kept["moments"] = [
+            [(one + other) / 2 for one, other in zip(*pair, strict=True)] for pair in zip(*moments, strict=True)
+        ]
+        assert bool(estimate.updates) == carry
+        phi = phi.replace(buffers=dict(estimate.updates))
 
 
-@pytest.mark.parametrize("state", ["reset", "carry"])
+def test_carried_moments_are_where_validation_and_what_is_taken_away_begin() -> None:
+    problem = quadratic(3, slots={"update_rule": {"type": "adam", "carry": True}})
+    phi, learner = start(problem), problem.learner({}, "train")
+    task = sampled(problem, phi)
+    fresh = learner.evaluate(phi, task, 0, train=False, create_graph=False)
+    assert not fresh.updates
+    ends = learner.evaluate(phi, task, 0, create_graph=False).updates
+    assert ends["update_rule.second_weight"].item() == pytest.approx(1 - 0.999**3)
+    after = phi.replace(buffers=ends)
+    assert not torch.allclose(learner.evaluate(after, task, 0, train=False, create_graph=False).query, fresh.query)
+    assert not torch.allclose(
+        learner.adapt(after, task.support, 0)(task.query.x), learner.adapt(phi, task.support, 0)(task.query.x)
+    )
+
+
+@pytest.mark.parametrize("carry", [False, True])
 @pytest.mark.parametrize("batch", [None, 2])
-def test_the_traced_form_gives_the_eager_values(state: str, batch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_traced_form_gives_the_eager_values(carry: bool, batch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     programs = []
 
     def interpret(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
@@ -140,31 +155,31 @@ def test_the_traced_form_gives_the_eager_values(state: str, batch: Any, monkeypa
         return lambda values: graph(*values)
 
     monkeypatch.setattr("metasearch.estimators.compile._inductor", interpret)
-    agree(*(chain(state, batch, mode) for mode in ("never", "always")), rtol=1e-13)
+    agree(*(chain(carry, batch, mode) for mode in ("never", "always")), rtol=1e-13)
     assert len(programs) == 1
 
 
 def test_the_compiled_form_gives_the_eager_values() -> None:
-    agree(*(chain("carry", 2, mode) for mode in ("never", "always")), rtol=1e-11)
+    agree(*(chain(True, 2, mode) for mode in ("never", "always")), rtol=1e-11)
 
 
-def chain(state: str, batch: Any, mode: Any) -> list[tuple[Any, Any]]:
-    """Three evaluations of two shards one after the other, and what they hand on."""
-    adam = {"update_rule": {"type": "adam", "betas": [0.5, 0.9]}}
+def chain(carry: bool, batch: Any, mode: Any) -> list[Any]:
+    """Three evaluations of two shards one after the other, with what they hand on."""
+    adam = {"update_rule": {"type": "adam", "betas": [0.5, 0.9], "carry": carry}}
     problem = dataclasses.replace(quadratic(3, {"shots": 5}, slots=adam, batch=batch), compile=mode)
-    estimator, carried, found = reptile(problem, 4, 2, optimizer_state=state), None, []
+    estimator, phi, found = reptile(problem, 4, 2), start(problem), []
     for evaluation in range(3):
-        calls = estimator.calls(evaluation, start(problem), carried, 10 + evaluation)
-        estimate, carried = estimator.combine([estimator.measure(call) for call in calls])
-        found.append((estimate, carried))
+        calls = estimator.calls(evaluation, phi, None, 10 + evaluation)
+        found.append(estimator.combine([estimator.measure(call) for call in calls])[0])
+        phi = phi.replace(buffers=dict(found[-1].updates))
     return found
 
 
-def agree(left: list[tuple[Any, Any]], right: list[tuple[Any, Any]], rtol: float) -> None:
-    for (one, kept), (other, also) in zip(left, right, strict=True):
+def agree(left: list[Any], right: list[Any], rtol: float) -> None:
+    for one, other in zip(left, right, strict=True):
         torch.testing.assert_close(other.gradient, one.gradient, rtol=rtol, atol=rtol)
         np.testing.assert_allclose(other.per_task, one.per_task, rtol=rtol)
-        torch.testing.assert_close(also, kept, rtol=rtol, atol=rtol)
+        torch.testing.assert_close(other.updates, one.updates, rtol=rtol, atol=rtol)
 
 
 def test_a_step_of_sgd_at_rate_1_goes_to_the_mean_of_where_training_led() -> None:
