@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 EXPERIMENT ?= experiments/omniglot_maml.yaml
 ARGS ?=
+PROCESSES ?= 2
 
 BIN := $(VENV)/bin
 SMOKE := experiments/omniglot_maml.yaml
@@ -49,8 +50,8 @@ smoke: $(VENV)/.test  ## a search of two outer steps on a local Ray, tracked by 
 	results=$$(find runs -name results.json); \
 	[ -n "$$results" ] || { echo "the search left no results.json below runs/" >&2; exit 1; }
 
-unit: $(VENV)/.test  ## pytest, with further ARGS="..."
-	@$(BIN)/python -m pytest $(ARGS)
+unit: $(VENV)/.test  ## pytest in PROCESSES=2 processes, with further ARGS="..."
+	@$(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile $(ARGS)
 
 format: $(VENV)/.test  ## rewrite what ruff can rewrite
 	@$(BIN)/ruff check --fix

@@ -142,9 +142,11 @@ def ours(arguments: argparse.Namespace, mode: CompileMode, precision: str = "ful
     found = estimates(arguments, learner, ESTIMATORS[arguments.method], lambda: phi, mode)
 
     def step() -> float:
-        gradient = next(found).gradient
-        assert gradient is not None
-        return norm_of(list(gradient.values()))
+        nonlocal phi
+        estimate = next(found)
+        assert estimate.gradient is not None
+        phi = phi.replace(buffers={name: estimate.updates[name].to(value) for name, value in phi.buffers.items()})
+        return norm_of(list(estimate.gradient.values()))
 
     return step
 
@@ -192,6 +194,11 @@ def trained_by_adam(arguments: argparse.Namespace) -> Step:
                 rule.step()
             with torch.no_grad():
                 F.cross_entropy(lane(episode.query.x[0]), episode.query.y[0])  # ours measures it, too
+        for alike in zip(*(lane.parameters() for lane in lanes), strict=True):
+            seconds = [rule.state[one]["exp_avg_sq"] for rule, one in zip(rules, alike, strict=True)]
+            mean = torch.stack(seconds).mean(0)
+            for second in seconds:
+                second.copy_(mean)
         ways = zip(module.parameters(), zip(*(lane.parameters() for lane in lanes), strict=True), strict=True)
         return norm_of([value.detach() - torch.stack(ends).mean(0).detach() for value, ends in ways])
 

@@ -58,7 +58,8 @@ class Adam(Component):
     It is large where gradients are of the size of ``eps``: raise ``eps`` for second-order estimates.
 
     With ``carry``, phi has the moments as buffers, ``first.<parameter>`` and ``second.<parameter>``, and
-    ``first_weight``, ``second_weight``, which are 1 - b^t.
+    ``first_weight``, ``second_weight``, which are 1 - b^t. They move where a gradient searcher has this slot: one with
+    ``parts`` must name it, else every task begins with zeros.
     """
 
     class Config(BaseConfig):
