@@ -92,8 +92,8 @@ class Implicit(EpisodeEstimator):
             )
             right = dict(zip(theta, found[: len(theta)], strict=True))
             support = learner.support_loss(point, task, at, call.seed)
-            slope = torch.autograd.grad(support.sum(), list(theta.values()), create_graph=True, allow_unused=True)
-            slopes = dict(zip(theta, _filled(slope, list(theta.values())), strict=True))
+            slope = torch.autograd.grad(support.sum(), list(theta.values()), create_graph=True, materialize_grads=True)
+            slopes = dict(zip(theta, slope, strict=True))
 
             def product(v: Tensors) -> Tensors:
                 """(A + damping I) v, task by task."""
@@ -169,10 +169,6 @@ def _along(slopes: Tensors, inputs: list[Tensor], v: Tensors) -> tuple[Tensor | 
         return (None,) * len(inputs)
     outputs, weights = [slopes[name] for name in names], [v[name] for name in names]
     return torch.autograd.grad(outputs, inputs, weights, retain_graph=True, allow_unused=True)
-
-
-def _filled(found: tuple[Tensor | None, ...], like: list[Tensor]) -> list[Tensor]:
-    return [torch.zeros_like(one) if value is None else value for value, one in zip(found, like, strict=True)]
 
 
 def _dot(a: Tensors, b: Tensors) -> Tensor:
