@@ -87,6 +87,46 @@ def test_first_order_is_off_by_exactly_the_factors_it_drops(steps: int) -> None:
     assert not np.allclose(found, closed_form(case, phi, steps, second_order=True), rtol=1e-3)
 
 
+def test_the_first_order_keeps_the_way_through_a_head_of_class_means() -> None:
+    """An independent reference: phi makes the start, the head included, and the steps are constants added to it."""
+    rate, steps, count = 0.05, 2, 4
+    case = problem(
+        {"type": "omniglot", "ways": 3, "shots": 2, "queries": 2},
+        {
+            "model": {"type": "mlp", "hidden": [8]},
+            "steps": steps,
+            "slots": {
+                "initialization": {"type": "tensors", "head": "class_means"},
+                "learning_rates": {"type": "fixed", "value": rate},
+            },
+        },
+    )
+    phi = start(case)
+    found = estimate(case, "first_order", phi, tasks=count).gradient
+    estimator = build("estimator", {"type": "value", "tasks": count, "shard": count}, "", problem=case)
+    task = case.sample("train", estimator.calls(0, phi, None, 5)[0].seeds)
+    leaves = [phi.tensors[f"initialization.layers.0.{one}"].clone().requires_grad_() for one in ("weight", "bias")]
+
+    def loss(theta: list[torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        weight, bias, head, offset = theta
+        return nn.functional.cross_entropy(torch.relu(x.flatten(1) @ weight.T + bias) @ head.T + offset, y)
+
+    total = torch.zeros((), dtype=torch.float64)
+    for index in range(count):
+        (xs, ys), (xq, yq) = ((one.x[index], one.y[index]) for one in (task.support, task.query))
+        features = torch.relu(xs.flatten(1) @ leaves[0].T + leaves[1])
+        means = torch.stack([features[ys == label].mean(0) for label in range(3)])
+        begun = [*leaves, 2 * means, -means.square().sum(-1)]
+        theta = [one.detach() for one in begun]
+        for _ in range(steps):
+            now = [one.clone().requires_grad_() for one in theta]
+            slopes = torch.autograd.grad(loss(now, xs, ys), now)
+            theta = [one - rate * slope for one, slope in zip(theta, slopes, strict=True)]
+        total = total + loss([one + (end - one.detach()) for one, end in zip(begun, theta, strict=True)], xq, yq)
+    for one, expected in zip(("weight", "bias"), torch.autograd.grad(total / count, leaves), strict=True):
+        torch.testing.assert_close(found[f"initialization.layers.0.{one}"], expected, rtol=1e-9, atol=1e-12)
+
+
 CURVED = {
     "model": {"type": "mlp", "hidden": [5], "activation": "tanh", "batch_norm": True},
     "steps": {"train": 2, "test": 3},
