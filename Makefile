@@ -51,7 +51,7 @@ smoke: $(VENV)/.test  ## a search of two outer steps on a local Ray, tracked by 
 	[ -n "$$results" ] || { echo "the search left no results.json below runs/" >&2; exit 1; }
 
 unit: $(VENV)/.test  ## pytest in PROCESSES=2 processes, with further ARGS="..."
-	@$(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 format: $(VENV)/.test  ## rewrite what ruff can rewrite
 	@$(BIN)/ruff check --fix
