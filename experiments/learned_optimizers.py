@@ -51,7 +51,7 @@ def main() -> None:
     learned = np.stack([over_seeds(program, own, one.phi, arguments) for one in searches])
     by_hand, settings = {}, {}
     for name in arguments.baselines.split(","):
-        learner, phi, settings[name] = tuned(program, name, arguments)
+        learner, phi, settings[name] = tuned(program, own, name, arguments)
         by_hand[name] = over_seeds(program, learner, phi, arguments)
         print(name, settings[name], by_hand[name][:, -1].mean(), "learned", learned[..., -1].mean(), flush=True)
     write(learned, by_hand, settings, arguments)
@@ -73,28 +73,22 @@ def parse() -> argparse.Namespace:
 
 
 def tuned(
-    program: ExperimentProgram, name: str, arguments: argparse.Namespace
+    program: ExperimentProgram, own: InnerLoop, name: str, arguments: argparse.Namespace
 ) -> tuple[InnerLoop, Phi, dict[str, Any]]:
     """The best settings of the grid after ``steps`` steps, on validation tasks."""
     rates = TunedOptimizer.Config().rates
     grid = candidates(name, rates, arguments.steps)
     found = []
     for rule in grid:
-        learner = with_rule(program, rule)
+        learner = own.with_rule(rule)
         first = seeds_of(arguments)[0]
         losses = trajectories(program, learner, learner.init(0), arguments, first, count=arguments.tuning)
         found.append(float(losses[:, -1].mean()) if (losses[:, -1] < 1e30).all() else np.inf)
     best = grid[int(np.argmin(found))]
     if best["rate"] in (rates[0], rates[-1]):
         print(f"{name}: the best rate, {best['rate']:g}, lies at the end of the grid")
-    learner = with_rule(program, best)
+    learner = own.with_rule(best)
     return learner, learner.init(0), {**best, "tried": len(grid)}
-
-
-def with_rule(program: ExperimentProgram, rule: dict[str, Any]) -> InnerLoop:
-    own = program.learner({}, "test")
-    assert isinstance(own, InnerLoop)
-    return InnerLoop(own.config.model_copy(update={"slots": {**own.config.slots, "update_rule": rule}}), own.spec)
 
 
 def over_seeds(program: ExperimentProgram, learner: InnerLoop, phi: Phi, arguments: argparse.Namespace) -> Curves:

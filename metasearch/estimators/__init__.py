@@ -9,6 +9,7 @@ for _name, _path in {
     "backprop": "metasearch.estimators.backprop:Backprop",
     "first_order": "metasearch.estimators.backprop:FirstOrder",
     "bilevel": "metasearch.estimators.bilevel:Bilevel",
+    "imitation": "metasearch.estimators.imitation:Imitation",
     "implicit": "metasearch.estimators.implicit:Implicit",
     "ppo": "metasearch.estimators.ppo:PPO",
     "reptile": "metasearch.estimators.reptile:Reptile",

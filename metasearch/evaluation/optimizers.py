@@ -92,24 +92,17 @@ class TunedOptimizer:
     def __init__(self, config: Any, problem: Problem, split: str) -> None:
         self.config = config
         self._problem = problem
-        self._own = problem.learner({}, split)
-        if not isinstance(self._own, InnerLoop):
+        own = problem.learner({}, split)
+        if not isinstance(own, InnerLoop):
             raise UnsupportedError("test.baselines", f"{self.name!r} needs a learner with an inner loop")
-        self.learner: InnerLoop = self.with_rule(self.grid()[0])
+        self._own: InnerLoop = own
+        self.learner = own.with_rule(self.grid()[0])
 
     def grid(self) -> list[dict[str, Any]]:
         """Settings of the rule that are tried."""
-        own, config = self._own, self.config
-        assert isinstance(own, InnerLoop)
-        found = candidates(self.name, config.rates, own.n_steps(train=False), config.decays)
+        config = self.config
+        found = candidates(self.name, config.rates, self._own.n_steps(train=False), config.decays)
         return [{**one, **config.rule} for one in found]
-
-    def with_rule(self, rule: Mapping[str, Any]) -> InnerLoop:
-        """The inner loop with a rule in place of its own."""
-        own = self._own
-        assert isinstance(own, InnerLoop)
-        settings = own.config.model_copy(update={"slots": {**own.config.slots, "update_rule": dict(rule)}})
-        return InnerLoop(settings, own.spec)
 
     def prepare(self, seed: int) -> Phi:
         """A phi that holds the best settings, beside the search's own fresh parts."""
@@ -122,11 +115,11 @@ class TunedOptimizer:
     def tuned(self, phi: Phi, seed: int) -> Phi:
         """A phi with the best settings, whichever it had; they depend on the number of inner steps."""
         grid = self.grid()
-        return self.with_rule(min(grid, key=lambda rule: self.figure(rule, seed))).init(seed)
+        return self._own.with_rule(min(grid, key=lambda rule: self.figure(rule, seed))).init(seed)
 
     def figure(self, rule: Mapping[str, Any], seed: int) -> float:
         """Mean query loss over the validation tasks; infinite where one diverges."""
-        learner, problem, shard = self.with_rule(rule), self._problem, self.config.shard
+        learner, problem, shard = self._own.with_rule(rule), self._problem, self.config.shard
         phi = problem.phi(learner.init(seed))
         seeds = seeding.derive_many(seed, "tuning", np.arange(self.config.episodes))
         losses = []

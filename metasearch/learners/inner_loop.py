@@ -172,6 +172,15 @@ class InnerLoop:
             and not self.slots.has("support", "parameters", "network")
         )
 
+    def with_rule(self, rule: Mapping[str, Any]) -> InnerLoop:
+        """The same inner loop under another update rule, ``type`` and its settings.
+
+        Raises:
+            ConfigError: if there is no such rule.
+        """
+        slots = {**self.config.slots, "update_rule": dict(rule)}
+        return InnerLoop(self.config.model_copy(update={"slots": slots}), self.spec)
+
     def build_network(self) -> Model:
         """The network that is trained.
 
@@ -260,7 +269,18 @@ class InnerLoop:
         Where the objective is of the support examples, the state's ``loss`` ``[T]`` is the one that the step began
         with, and has derivatives in phi.
         """
-        theta, number = state["theta"], state["step"]
+        loss, gradients, buffers = self.gradients(phi, task, state, seed, create_graph=create_graph)
+        theta, rule = self.slots.update(phi, state["theta"], gradients, loss, state["rule"], state["step"])
+        after = {**state, "theta": theta, "buffers": buffers, "rule": rule, "step": state["step"] + 1}
+        return {**after, "loss": loss} if self.config.along == "support" else after
+
+    def gradients(
+        self, phi: Phi, task: Task, state: State, seed: int, *, create_graph: bool = True
+    ) -> tuple[Tensor, Tensors, Tensors]:
+        """What the next step goes by: the training loss ``[T]`` at a state, its gradient by adapted parameter
+        ``[T, ...]``, and the network's next buffers. Derivatives in phi are those of :meth:`step`.
+        """
+        theta = state["theta"]
         create_graph = create_graph and not self.slots.constant_gradients
         # Shared initial weights arrive as views of phi; their per-task gradients need per-task leaves of the graph.
         adapted = {name: theta[name] for name in self.adapted}
@@ -288,9 +308,7 @@ class InnerLoop:
         }
         if not create_graph:
             loss = _attached(loss if others else loss.detach(), theta, gradients)
-        theta, rule = self.slots.update(phi, theta, gradients, loss, state["rule"], number)
-        after = {**state, "theta": theta, "buffers": buffers, "rule": rule, "step": number + 1}
-        return {**after, "loss": loss} if self.config.along == "support" else after
+        return loss, gradients, buffers
 
     def unroll(
         self,

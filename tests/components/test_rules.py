@@ -124,9 +124,12 @@ def test_with_decay_and_a_horizon_it_is_torch_s_adamw_under_its_cosine_schedule(
         torch.testing.assert_close(theta["weight"][0], theirs.detach(), rtol=2e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("preprocess", ["none", "log_sign"])
-def test_the_lstm_is_torch_s_lstm_on_every_coordinate(preprocess: str) -> None:
-    made = rule(type="lstm", hidden=4, preprocess=preprocess, p=5.0, scale=0.3)
+@pytest.mark.parametrize(
+    ("preprocess", "feature"), [("none", {}), ("log_sign", {}), ("log_sign", {"gain": 5.0, "centre": 0.6})]
+)
+def test_the_lstm_is_torch_s_lstm_on_every_coordinate(preprocess: str, feature: dict[str, float]) -> None:
+    settings = {"type": "lstm", "hidden": 4, "preprocess": preprocess, "p": 5.0, "scale": 0.3, **feature}
+    made = rule(**settings)
     values = learned(made)
     cells = [nn.LSTMCell(1 if preprocess == "none" else 2, 4).double(), nn.LSTMCell(4, 4).double()]
     with torch.no_grad():
@@ -141,7 +144,7 @@ def test_the_lstm_is_torch_s_lstm_on_every_coordinate(preprocess: str) -> None:
     ]
     gradients[1][0, 0] = 0.0
     found, state = {"weight": theta["weight"]}, None
-    one = rule({"weight": (3,)}, type="lstm", hidden=4, preprocess=preprocess, p=5.0, scale=0.3)
+    one = rule({"weight": (3,)}, **settings)
     state = one.begin_update(values, theta)
     for step, gradient in enumerate(gradients):
         found, state = one.update(values, found, {"weight": gradient}, {}, state, step)
@@ -155,12 +158,18 @@ def test_the_lstm_is_torch_s_lstm_on_every_coordinate(preprocess: str) -> None:
                 if preprocess == "log_sign":
                     small = abs(g) < math.exp(-5.0)
                     x = [-1.0, math.exp(5.0) * g] if small else [math.log(abs(g)) / 5.0, math.copysign(1.0, g)]
+                    x[0] = feature.get("gain", 1.0) * (x[0] + feature.get("centre", 0.0))
                 h = torch.tensor([x], dtype=torch.float64)
                 for layer, cell in enumerate(cells):
                     states[layer] = cell(h, states[layer])
                     h = states[layer][0]
                 place += 0.3 * float((h[0] @ values["out.weight"] + values["out.bias"]).detach())
             assert float(found["weight"][task, index]) == pytest.approx(place, rel=1e-12)
+
+
+def test_forget_gates_start_with_the_bias_that_is_asked_for() -> None:
+    bias = rule(type="lstm", hidden=4, forget=2.5).init(0)[0]["1.bias"]
+    assert bias.tolist() == [0.0] * 4 + [2.5] * 4 + [0.0] * 8
 
 
 def test_the_mlp_rule_is_its_formula() -> None:

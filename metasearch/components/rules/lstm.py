@@ -40,6 +40,10 @@ class LstmRule(FlatRule):
             preprocess: ``log_sign`` gives the network ``(log|g| / p, sign g)`` where ``|g| >= e^-p``, and
                 ``(-1, e^p g)`` below that; ``none`` gives it g.
             p: of ``log_sign``.
+            centre: of ``log_sign``, what is added to its first feature before ``gain`` multiplies it.
+            gain: of ``log_sign``. A move in proportion to the gradient, sign(g) e^(log|g|), takes a weight of p on the
+                first feature; ``gain: 10`` with ``p: 10`` brings that to 1, near which weights start.
+            forget: bias of the forget gates at the start.
             scale: factor on what the network puts out.
             through: coordinates of each tensor that phi's gradient goes through, drawn anew for each inner loop, each
                 counted for those it stands for: an unbiased, noisier gradient in less time and memory. None means all.
@@ -50,6 +54,9 @@ class LstmRule(FlatRule):
         hidden: PositiveInt = 20
         preprocess: Literal["none", "log_sign"] = "log_sign"
         p: float = Field(default=10.0, gt=0)
+        centre: float = 0.0
+        gain: float = Field(default=1.0, gt=0)
+        forget: float = 1.0
         scale: float = Field(default=0.01, gt=0)
         through: PositiveInt | None = None
 
@@ -66,7 +73,7 @@ class LstmRule(FlatRule):
 
     def init(self, seed: int) -> tuple[Tensors, Tensors]:
         """Uniform weights of variance 1 / (3 fan-in), in the last layer a tenth of that deviation: the untrained rule
-        takes small steps. Forget gates start open (bias 1).
+        takes small steps. Forget gates start open (bias 1, unless ``forget`` says otherwise).
         """
         draws, hidden = Draws([seed], "lstm rule"), self.config.hidden
         found: Tensors = {}
@@ -75,7 +82,7 @@ class LstmRule(FlatRule):
             found[f"{layer}.input"] = _uniform(draws, (4 * hidden, inputs), inputs + hidden)
             found[f"{layer}.hidden"] = _uniform(draws, (4 * hidden, hidden), inputs + hidden)
             bias = torch.zeros(4 * hidden)
-            bias[hidden : 2 * hidden] = 1.0
+            bias[hidden : 2 * hidden] = self.config.forget
             found[f"{layer}.bias"] = bias
         found["out.weight"] = _uniform(draws, (hidden,), 100 * hidden)
         found["out.bias"] = torch.zeros(())
@@ -88,7 +95,10 @@ class LstmRule(FlatRule):
     def features(self, values: Tensors, theta: Tensor, gradient: Tensor, state: State) -> Tensor:
         if self.config.preprocess == "none":
             return gradient.unsqueeze(0)
-        return torch.stack(log_sign(gradient, self.config.p))
+        size, sign = log_sign(gradient, self.config.p)
+        if self.config.centre or self.config.gain != 1.0:
+            size = self.config.gain * (size + self.config.centre)
+        return torch.stack([size, sign])
 
     def decide(self, values: Tensors, features: Tensor, state: State, step: int, block: Block) -> tuple[Tensor, State]:
         (tasks, n), x = features.shape[1:], features.flatten(1)

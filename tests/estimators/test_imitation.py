@@ -1,0 +1,165 @@
+"""Imitation of a hand-made optimizer: closed forms, finite differences, and a rule that learns to train."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import metasearch.program  # noqa: F401  (lists the built-in parts)
+from metasearch.core.errors import ConfigError, MetasearchError, UnsupportedError
+from metasearch.core.registry import build
+from metasearch.core.values import Phi
+from metasearch.estimators.episodes import Problem
+from metasearch.estimators.imitation import _relative
+
+LSTM = {"type": "lstm", "hidden": 4, "p": 10.0, "gain": 10.0, "centre": 0.1, "forget": 2.0, "scale": 0.1}
+NESTEROV = {"type": "learned_momentum", "momentum": 0.9, "nesterov": True, "rate": 0.1}
+
+
+def problem(rule: dict[str, Any], steps: int = 8, **settings: Any) -> Problem:
+    tasks = build("task", {"type": "sinusoid", "shots": 10}, "tasks", device="cpu", dtype=torch.float64)
+    learner = {
+        "type": "inner_loop",
+        "model": {"type": "mlp", "hidden": [6], "activation": "tanh"},
+        "steps": steps,
+        "slots": {"initialization": {"type": "random"}, "update_rule": rule},
+        **settings,
+    }
+    made = build("learner", learner, "learner", spec=tasks.spec("train"))
+    return Problem(tasks, lambda choices, split: made, dtype=torch.float64)
+
+
+def estimator(case: Problem, teacher: dict[str, Any], **settings: Any) -> Any:
+    block = {"type": "imitation", "teacher": teacher, "tasks": 4, "shard": 4, **settings}
+    return build("estimator", block, "evaluation.estimator", problem=case)
+
+
+def start(case: Problem, seed: int = 0) -> Phi:
+    return case.phi(case.learner({}, "train").init(seed))
+
+
+def measured(made: Any, phi: Phi, seed: int = 5) -> Any:
+    return made.combine([made.measure(call) for call in made.calls(0, phi, None, seed)])[0]
+
+
+@pytest.mark.parametrize("coordinates", [None, 2])
+@pytest.mark.parametrize("rate", [0.05, 0.2])
+def test_between_two_gradient_descents_the_distance_is_that_of_their_rates(
+    rate: float, coordinates: int | None
+) -> None:
+    case = problem({"type": "learned_momentum", "momentum": 0.0, "rate": rate}, steps=1)
+    teacher = {"type": "learned_momentum", "momentum": 0.0, "rate": 0.1}
+    found = measured(estimator(case, teacher, coordinates=coordinates), start(case))
+    np.testing.assert_allclose(found.per_task, abs(rate / 0.1 - 1), rtol=1e-6)  # phi has the logarithm in float32
+    assert found.objective == found.value
+    slope = float(found.gradient["update_rule.log_rate"])
+    assert slope == pytest.approx(np.sign(rate - 0.1) * rate / 0.1, rel=1e-6)
+
+
+def test_short_moves_count_as_a_part_of_the_usual_length() -> None:
+    size = torch.tensor([[[3.0, 0.0]], [[4.0, 0.0]], [[0.1, 0.0]]])  # three steps of one task; one tensor never moves
+    usual = float(size[:, 0, 0].square().mean().sqrt())
+    found = _relative(0.5 * size + torch.tensor([0.0, 7.0]), size)
+    expected = 0.5 * (1 + 1 + 0.1 / (0.3 * usual)) / 3 / 2
+    assert found.tolist() == [pytest.approx(expected, rel=1e-6)]
+
+
+def test_the_teacher_itself_is_at_no_distance() -> None:
+    case = problem(NESTEROV)
+    found = measured(estimator(case, NESTEROV), start(case))
+    np.testing.assert_allclose(found.per_task, 0.0, atol=1e-12)
+    assert all(bool(torch.isfinite(one).all()) for one in found.gradient.values())
+
+
+@pytest.mark.parametrize("along", ["query", "support"])
+def test_the_gradient_is_that_of_finite_differences(along: str) -> None:
+    case = problem(LSTM, along=along, batch=5)
+    made, phi = estimator(case, NESTEROV, coordinates=None), start(case)
+    gradient = measured(made, phi).gradient
+    assert set(gradient) == set(phi.tensors)
+    generator = torch.Generator().manual_seed(1)
+    way = {k: torch.randn(v.shape, generator=generator, dtype=v.dtype) for k, v in phi.tensors.items()}
+
+    def at(eps: float) -> float:
+        moved = {name: value + eps * way[name] for name, value in phi.tensors.items()}
+        return float(measured(made, phi.replace(tensors=moved)).value)
+
+    expected = (at(1e-6) - at(-1e-6)) / 2e-6
+    assert sum(float((gradient[name] * way[name]).sum()) for name in way) == pytest.approx(expected, rel=1e-6)
+
+
+def test_slots_besides_the_rule_are_left_alone() -> None:
+    case = problem(LSTM)
+    learner = {
+        "type": "inner_loop",
+        "model": {"type": "mlp", "hidden": [6]},
+        "steps": 3,
+        "slots": {"initialization": {"type": "tensors"}, "update_rule": LSTM},
+    }
+    made = build("learner", learner, "learner", spec=case.tasks.spec("train"))
+    case = Problem(case.tasks, lambda choices, split: made, dtype=torch.float64)
+    phi = start(case)
+    gradient = measured(estimator(case, NESTEROV), phi).gradient
+    moved = {name.split(".")[0] for name, value in gradient.items() if value.any()}
+    assert moved == {"update_rule"}
+    assert set(gradient) == set(phi.tensors)
+
+
+def test_shards_add_up() -> None:
+    case = problem(LSTM)
+    phi = start(case)
+    whole = measured(estimator(case, NESTEROV, coordinates=3), phi)
+    parts = measured(estimator(case, NESTEROV, coordinates=3, shard=1), phi)
+    np.testing.assert_allclose(whole.per_task, parts.per_task, rtol=1e-10)
+    for name, value in whole.gradient.items():
+        torch.testing.assert_close(value, parts.gradient[name], rtol=1e-8, atol=1e-12)
+
+
+def test_a_rule_that_imitates_learns_to_train() -> None:
+    case = problem(LSTM, steps=20)
+    made, phi = estimator(case, NESTEROV), start(case)
+    learner = case.learner({}, "train")
+    task = case.sample("validation", list(range(16)))
+
+    def left(point: Phi) -> float:
+        with torch.no_grad():
+            return float(learner.evaluate(point, task, 3, train=False, create_graph=False).query.mean())
+
+    before, tensors = left(phi), {name: value.clone().requires_grad_() for name, value in phi.tensors.items()}
+    adam = torch.optim.Adam(tensors.values(), lr=3e-2)
+    distances = []
+    for step in range(200):
+        found = measured(made, phi.replace(tensors={k: v.detach() for k, v in tensors.items()}), seed=step)
+        distances.append(found.value)
+        for name, value in tensors.items():
+            value.grad = found.gradient[name]
+        adam.step()
+    taught = learner.with_rule(NESTEROV)
+    with torch.no_grad():
+        teacher = taught.evaluate(case.phi(taught.init(0)), task, 3, train=False, create_graph=False)
+    after, by_teacher = left(phi.replace(tensors=tensors)), float(teacher.query.mean())
+    assert np.mean(distances[:5]) > 0.8
+    assert np.mean(distances[-5:]) < 0.5
+    assert before - after > 0.5 * (before - by_teacher) > 0
+
+
+@pytest.mark.parametrize(
+    ("rule", "teacher", "settings", "kind", "says"),
+    [
+        ({"type": "sgd"}, NESTEROV, {}, UnsupportedError, "update rule that is learned"),
+        ({"type": "mlp"}, NESTEROV, {}, UnsupportedError, "coordinates: must be null"),
+        (LSTM, {"type": "sgd"}, {}, ConfigError, "teacher: must be a rule of its own"),
+        (LSTM, {"type": "learned_momentum", "rat": 1}, {}, ConfigError, "evaluation.estimator.teacher.*rat"),
+        (LSTM, {"type": "nesterov"}, {}, ConfigError, "evaluation.estimator.teacher.*nesterov"),
+    ],
+)
+def test_what_cannot_be_imitated_is_refused(
+    rule: dict[str, Any], teacher: dict[str, Any], settings: dict[str, Any], kind: type[MetasearchError], says: str
+) -> None:
+    case = problem(rule)
+    made = estimator(case, teacher, **settings)
+    with pytest.raises(kind, match=says):
+        made.check(case.learner({}, "train"), start(case))
