@@ -42,8 +42,8 @@ class Imitation(EpisodeEstimator):
 
     Raises:
         ConfigError: if the teacher is no update rule.
-        UnsupportedError: by :meth:`check`, for a learner whose rule does not treat coordinates alike, or one that
-            normalizes over tensors of which it would see a part.
+        UnsupportedError: by :meth:`check`, for a learner without steps, whose rule does not treat coordinates alike,
+            or normalizes over tensors of which it would see a part.
     """
 
     class Config(EpisodeEstimator.Config):
@@ -68,6 +68,8 @@ class Imitation(EpisodeEstimator):
                 "imitation needs an inner loop with an update rule that is learned: lstm, mlp, learned_momentum "
                 "or learned_adam",
             )
+        if not learner.n_steps():
+            raise UnsupportedError("learner.steps", "imitation needs at least one inner step in training, got 0")
         if rule.normalizes and self.config.coordinates is not None:
             raise UnsupportedError(
                 "evaluation.estimator.coordinates",
@@ -136,7 +138,7 @@ class Imitation(EpisodeEstimator):
 
 
 def _norms(moves: Tensor, block: Block) -> Tensor:
-    """``[T, tensors]``"""
+    """Lengths of each tensor's moves ``[T, n]``, as ``[T, tensors]``; the derivative at 0 is 0."""
     return torch.stack([torch.linalg.vector_norm(part, dim=-1) for part in moves.split(block.sizes, -1)], -1)
 
 

@@ -92,15 +92,7 @@ def test_the_gradient_is_that_of_finite_differences(along: str) -> None:
 
 
 def test_slots_besides_the_rule_are_left_alone() -> None:
-    case = problem(LSTM)
-    learner = {
-        "type": "inner_loop",
-        "model": {"type": "mlp", "hidden": [6]},
-        "steps": 3,
-        "slots": {"initialization": {"type": "tensors"}, "update_rule": LSTM},
-    }
-    made = build("learner", learner, "learner", spec=case.tasks.spec("train"))
-    case = Problem(case.tasks, lambda choices, split: made, dtype=torch.float64)
+    case = problem(LSTM, steps=3, slots={"initialization": {"type": "tensors"}, "update_rule": LSTM})
     phi = start(case)
     gradient = measured(estimator(case, NESTEROV), phi).gradient
     moved = {name.split(".")[0] for name, value in gradient.items() if value.any()}
@@ -147,19 +139,25 @@ def test_a_rule_that_imitates_learns_to_train() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rule", "teacher", "settings", "kind", "says"),
+    ("rule", "teacher", "kind", "says"),
     [
-        ({"type": "sgd"}, NESTEROV, {}, UnsupportedError, "update rule that is learned"),
-        ({"type": "mlp"}, NESTEROV, {}, UnsupportedError, "coordinates: must be null"),
-        (LSTM, {"type": "sgd"}, {}, ConfigError, "teacher: must be a rule of its own"),
-        (LSTM, {"type": "learned_momentum", "rat": 1}, {}, ConfigError, "evaluation.estimator.teacher.*rat"),
-        (LSTM, {"type": "nesterov"}, {}, ConfigError, "evaluation.estimator.teacher.*nesterov"),
+        ({"type": "sgd"}, NESTEROV, UnsupportedError, "update rule that is learned"),
+        ({"type": "mlp"}, NESTEROV, UnsupportedError, "coordinates: must be null"),
+        (LSTM, {"type": "sgd"}, ConfigError, "teacher: must be a rule of its own"),
+        (LSTM, {"type": "learned_momentum", "rat": 1}, ConfigError, "evaluation.estimator.teacher.*rat"),
+        (LSTM, {"type": "nesterov"}, ConfigError, "evaluation.estimator.teacher.*nesterov"),
     ],
 )
 def test_what_cannot_be_imitated_is_refused(
-    rule: dict[str, Any], teacher: dict[str, Any], settings: dict[str, Any], kind: type[MetasearchError], says: str
+    rule: dict[str, Any], teacher: dict[str, Any], kind: type[MetasearchError], says: str
 ) -> None:
     case = problem(rule)
-    made = estimator(case, teacher, **settings)
+    made = estimator(case, teacher)
     with pytest.raises(kind, match=says):
         made.check(case.learner({}, "train"), start(case))
+
+
+def test_without_a_step_there_is_nothing_to_imitate() -> None:
+    case = problem(LSTM, steps=0)
+    with pytest.raises(UnsupportedError, match="at least one inner step"):
+        estimator(case, NESTEROV).check(case.learner({}, "train"), start(case))
