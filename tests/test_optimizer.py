@@ -30,6 +30,7 @@ RULES: dict[str, dict[str, Any]] = {
     "momentum": {"type": "learned_momentum", "rate": 0.05},
     "adam": {"type": "learned_adam", "rate": 0.05},
     "adam for each tensor": {"type": "learned_adam", "rate": 0.05, "constants": "tensor"},
+    "padam": {"type": "learned_padam", "rate": 0.05, "power": 0.4, "knots": [0, 2], "constants": "tensor"},
 }
 
 

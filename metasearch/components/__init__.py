@@ -23,6 +23,7 @@ _BUILT_IN = {
         "adam": "metasearch.components.update_rule:Adam",
         "learned_momentum": "metasearch.components.rules.momentum:MomentumRule",
         "learned_adam": "metasearch.components.rules.adam:AdamRule",
+        "learned_padam": "metasearch.components.rules.padam:PadamRule",
         "lstm": "metasearch.components.rules.lstm:LstmRule",
         "mlp": "metasearch.components.rules.mlp:MlpRule",
         "meta_lstm": "metasearch.components.rules.meta_lstm:MetaLstm",

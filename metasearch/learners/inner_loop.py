@@ -92,7 +92,8 @@ class InnerLoop:
             batch: support examples of one inner step, shuffled by each task's seed; None means all of them, one number
                 means training and test.
             objective: what phi descends: the query loss after the last step, its sum over all steps, a weighted sum
-                with one weight for each step from 1 on, or weights that change on the way
+                with one weight for each step from 1 on or with the weights of the steps that count
+                (``{100: 0.5, 200: 0.5}``), or weights that change on the way
                 (:class:`~metasearch.learners.unroll.Annealed`: ``{until: 5000, every: 500}``).
             along: whose loss that is: on the query set, or on the ``support`` examples (with ``batch``, those of the
                 step that comes next), which costs nothing further: the trajectory of the training loss.
@@ -112,7 +113,7 @@ class InnerLoop:
         steps: Steps = Steps(train=1, test=1)
         reduction: Literal["mean", "sum"] = "mean"
         batch: Batches = Batches()
-        objective: Literal["final", "sum"] | tuple[float, ...] | Annealed = "final"
+        objective: Literal["final", "sum"] | tuple[float, ...] | dict[PositiveInt, float] | Annealed = "final"
         along: Literal["query", "support"] = "query"
         predict: Literal["together", "alone", "both", "nil"] = "together"
         adapt: tuple[str, ...] = ("*",)
@@ -156,6 +157,10 @@ class InnerLoop:
         if isinstance(weights, tuple) and len(weights) != config.steps.train:
             raise ConfigError(
                 "objective", f"needs one weight a training step: {config.steps.train}, got {len(weights)}"
+            )
+        if isinstance(weights, dict) and not (weights and max(weights) <= config.steps.train):
+            raise ConfigError(
+                "objective", f"needs weights for some of the steps 1 to {config.steps.train}, got {[*weights]}"
             )
 
     def _moves_head_only(self) -> bool:
@@ -234,6 +239,8 @@ class InnerLoop:
             return FINAL if outer_step is None else given.weights(steps, outer_step)
         if isinstance(given, str):
             return FINAL if given == "final" or not steps else (1.0,) * steps
+        if isinstance(given, dict):
+            return tuple(given.get(step, 0.0) for step in range(1, steps + 1))
         return given or FINAL
 
     def rates(self, phi: Phi, step: int) -> Tensors:

@@ -33,6 +33,8 @@ RULES: dict[str, dict[str, Any]] = {
     "adam for each tensor": {"type": "learned_adam", "constants": "tensor"},
     "adamw": {"type": "learned_adam", "weight_decay": 0.1, "horizon": 4},
     "rmsprop": {"type": "learned_adam", "betas": [0.0, 0.99], "correct": False},
+    "padam": {"type": "learned_padam", "power": 0.3},
+    "padam for each tensor": {"type": "learned_padam", "power": 0.3, "knots": [1, 3], "constants": "tensor"},
 }
 
 
@@ -72,6 +74,11 @@ class TestRegistered(RuleContract):
         ({"type": "learned_momentum", "rate": 0.1, "momentum": 0.8}, torch.optim.SGD, {"lr": 0.1, "momentum": 0.8}),
         (
             {"type": "learned_momentum", "rate": 0.1, "momentum": 0.8, "nesterov": True},
+            torch.optim.SGD,
+            {"lr": 0.1, "momentum": 0.8, "nesterov": True},
+        ),
+        (
+            {"type": "learned_padam", "rate": 0.1, "momentum": 0.8, "power": 0.0, "knots": [0, 3]},
             torch.optim.SGD,
             {"lr": 0.1, "momentum": 0.8, "nesterov": True},
         ),
@@ -122,6 +129,24 @@ def test_with_decay_and_a_horizon_it_is_torch_s_adamw_under_its_cosine_schedule(
         optimizer.step()
         schedule.step()
         torch.testing.assert_close(theta["weight"][0], theirs.detach(), rtol=2e-6, atol=1e-8)
+
+
+def test_padam_divides_by_a_power_of_the_second_moment_and_follows_its_schedule() -> None:
+    made = rule(
+        {"weight": (3,)}, type="learned_padam", rate=0.2, momentum=0.8, beta=0.7, power=0.4, eps=0.01, knots=[1, 3, 8]
+    )
+    values = {name: value.double() for name, value in made.init(0)[0].items()}
+    values["schedule"] = torch.tensor([0.5, -0.25, 1.0], dtype=torch.float64)
+    theta, state = {"weight": normal(1, 3)}, made.begin_update(values, {"weight": normal(1, 3)})
+    here, velocity, square = theta["weight"][0].numpy(), np.zeros(3), np.zeros(3)
+    for step in range(10):
+        gradient = normal(1, 3, seed=step)
+        theta, state = made.update(values, theta, {"weight": gradient}, {}, state, step)
+        g = gradient[0].numpy()
+        velocity, square = 0.8 * velocity + g, 0.7 * square + 0.3 * g**2
+        factor = np.interp(math.log(step + 1), np.log([2.0, 4.0, 9.0]), [0.5, -0.25, 1.0])
+        here = here - 0.2 * math.exp(factor) * (g + 0.8 * velocity) / (square / square.mean() + 0.01) ** 0.4
+        np.testing.assert_allclose(theta["weight"][0].numpy(), here, rtol=1e-6)  # constants are held in float32
 
 
 @pytest.mark.parametrize(
@@ -298,14 +323,16 @@ def test_other_learned_parts_of_the_support_loss_keep_their_gradient() -> None:
     assert float(gradient["initialization.layers.0.weight"].abs().max()) > 0
 
 
-def test_a_zero_gradient_is_no_trouble_for_learned_constants() -> None:
-    """An input that is always 0 has gradients of 0, at which Adam's root has no derivative."""
-    made = rule({"weight": (2,)}, type="learned_adam")
+@pytest.mark.parametrize("kind", ["learned_adam", "learned_padam"])
+@pytest.mark.parametrize("other", [0.0, 1.0])
+def test_a_zero_gradient_is_no_trouble_for_learned_constants(kind: str, other: float) -> None:
+    """An input that is always 0 has gradients of 0, at which roots of second moments have no derivative."""
+    made = rule({"weight": (2,)}, type=kind)
     values = {name: value.requires_grad_() for name, value in learned(made).items()}
     theta = {"weight": torch.zeros(1, 2, dtype=torch.float64)}
     state = made.begin_update(values, theta)
     for step in range(3):
-        theta, state = made.update(values, theta, {"weight": torch.tensor([[0.0, 1.0]]).double()}, {}, state, step)
+        theta, state = made.update(values, theta, {"weight": torch.tensor([[0.0, other]]).double()}, {}, state, step)
     slopes = torch.autograd.grad(theta["weight"].sum(), list(values.values()))
     assert all(bool(torch.isfinite(one)) for one in slopes)
 
@@ -321,6 +348,7 @@ def test_blocks_sum_and_spread_by_tensor() -> None:
     [
         ({"type": "learned_momentum", "momentum": 0.0, "nesterov": True}, "needs a momentum above 0"),
         ({"type": "mlp", "momenta": [1.0]}, "decays lie between 0 and 1"),
+        ({"type": "learned_padam", "knots": [3, 3]}, "knots are steps in rising order"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], message: str) -> None:

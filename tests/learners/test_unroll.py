@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 import metasearch.tasks  # noqa: F401  (lists the built-in tasks)
+from metasearch.core.errors import ConfigError
 from metasearch.core.registry import build
 from metasearch.learners.inner_loop import InnerLoop
 from metasearch.learners.unroll import FINAL, Annealed
@@ -60,11 +63,29 @@ def test_weights_belong_to_the_last_steps(weights: tuple[float, ...]) -> None:
 
 
 def test_what_a_learner_evaluates_by_is_what_it_says() -> None:
-    for objective, weights in (("final", FINAL), ("sum", (1.0,) * 4), ((0.0, 0.5, 0.5, 0.0), (0.0, 0.5, 0.5, 0.0))):
+    for objective, weights in (
+        ("final", FINAL),
+        ("sum", (1.0,) * 4),
+        ((0.0, 0.5, 0.5, 0.0), (0.0, 0.5, 0.5, 0.0)),
+        ({2: 0.75, 4: 0.25}, (0.0, 0.75, 0.0, 0.25)),
+    ):
         loop, phi, task = case(objective=objective)
         assert loop.objective_weights() == loop.objective_weights(3) == weights
         expected = loop.unroll(phi, task, loop.begin(phi, task, 0), 0, 4, weights=weights)[1].objective
         assert torch.equal(loop.evaluate(phi, task, 0).objective, expected)
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        ((1.0, 1.0), "needs one weight a training step: 4, got 2"),
+        ({2: 1.0, 5: 1.0}, r"steps 1 to 4, got \[2, 5\]"),
+        ({}, "steps 1 to 4"),
+    ],
+)
+def test_weights_for_steps_that_there_are_not_are_refused(objective: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        case(objective=objective)
 
 
 def test_an_annealed_objective_ends_at_the_final_loss() -> None:
