@@ -1,10 +1,10 @@
 """Training curves of a learned optimizer beside hand-made ones at their best rates, on fresh tasks.
 
 Each RUN is a search of the same file (one a seed of meta-training). The tasks and the network are those of the first
-run (``--set`` changes them). Each baseline has the best of a grid of rates, two a decade from 1e-4 to 10, by the mean
-loss after the last step on tasks of the validation split; AdamW, whose rate falls along a cosine, has three times that
-budget: each rate with three weight decays. Curves are on tasks of the test split, others for each evaluation seed.
-Every task has a curve of its own seed: fresh weights and a fresh order of minibatches.
+run (``--set`` changes them). Each baseline has the best of a grid of rates, two a decade from 1e-4 to 10 (or as many as
+``--per-decade`` says), by the mean loss after the last step on tasks of the validation split; AdamW, whose rate falls
+along a cosine, has three times that budget: each rate with three weight decays. Curves are on tasks of the test split,
+others for each evaluation seed. Every task has a curve of its own seed: fresh weights and a fresh order of minibatches.
 
     python experiments/learned_optimizers.py RUN RUN RUN --tasks 512 --steps 100 --out curves
     python experiments/learned_optimizers.py RUN RUN RUN --set learner.model.hidden=[40] --out curves-40-units
@@ -27,7 +27,7 @@ import torch
 from metasearch.core import seeds as seeding
 from metasearch.core.statistics import paired_ci95
 from metasearch.core.values import Phi
-from metasearch.evaluation.optimizers import RULES, TunedOptimizer, candidates
+from metasearch.evaluation.optimizers import RULES, candidates
 from metasearch.learners.inner_loop import InnerLoop
 from metasearch.loaded import load
 from metasearch.program import ExperimentProgram
@@ -65,6 +65,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--tasks", type=int, default=256, help="tasks that are measured for each evaluation seed")
     parser.add_argument("--tuning", type=int, default=256, help="tasks that a rate is chosen on")
+    parser.add_argument("--per-decade", type=int, default=2, help="rates of the grid from one power of ten to the next")
     parser.add_argument("--shard", type=int, default=64, help="tasks at a time")
     parser.add_argument("--every", type=int, default=1, help="steps between two points of a curve")
     parser.add_argument("--seeds", default="1,2,3,4,5", help="evaluation seeds; the first one's rates are taken")
@@ -76,7 +77,8 @@ def tuned(
     program: ExperimentProgram, own: InnerLoop, name: str, arguments: argparse.Namespace
 ) -> tuple[InnerLoop, Phi, dict[str, Any]]:
     """The best settings of the grid after ``steps`` steps, on validation tasks."""
-    rates = TunedOptimizer.Config().rates
+    per_decade = arguments.per_decade
+    rates = [float(10 ** (k / per_decade)) for k in range(-4 * per_decade, per_decade + 1)]
     grid = candidates(name, rates, arguments.steps)
     found = []
     for rule in grid:

@@ -16,7 +16,7 @@ from metasearch.experiment import Experiment
 from metasearch.owners import choice_owners, slot_owners
 from metasearch.program import Blueprint, ExperimentProgram
 from metasearch.schema import ExperimentFile
-from metasearch.trees import override, read, with_place_of_weights, without_emptied
+from metasearch.trees import override, read, with_place_of_weights, with_teacher, without_emptied
 
 __all__ = ["again", "load", "resolve"]
 
@@ -59,7 +59,7 @@ def resolve(tree: Mapping[str, Any], folder: Path | None = None) -> Experiment:
     file = validate(ExperimentFile, plain)
     file = file.model_copy(update={"numerics": file.numerics.model_copy(update={"device": _device(file)})})
     tree = {**tree, "numerics": file.numerics.model_dump()}
-    blueprint = Blueprint(tree, folders, device=file.numerics.device)
+    blueprint = Blueprint(with_teacher(tree), folders, device=file.numerics.device)
     program = ExperimentProgram(blueprint)
     space = Space({**ranges.dimensions, **program.space().dimensions})
     owners = choice_owners(file, space, {name: owner for name, (_, owner) in found.items()})

@@ -36,6 +36,7 @@ __all__ = [
     "Test",
     "Tracking",
     "Validation",
+    "teacher_of",
     "weights_of",
     "without_weights",
 ]
@@ -312,6 +313,21 @@ def weights_of(learner: Any) -> tuple[Given, ...]:
         if isinstance(block, Mapping) and block.get("from") is not None:
             found.append(Given(".".join(("learner", *places, "from")), slot, str(block["from"])))
     return tuple(found)
+
+
+def teacher_of(evaluation: Any) -> Given | None:
+    """The phi whose update rule is imitated, if an ``imitation`` estimator's teacher comes from one."""
+    block = evaluation
+    for place in ("estimator", "teacher"):
+        block = block.get(place) if isinstance(block, Mapping) else None
+    if not isinstance(block, Mapping) or block.get("from") is None:
+        return None
+    if len(block) > 1:
+        raise ConfigError(
+            "evaluation.estimator.teacher",
+            "a teacher that comes `from` a phi has its settings from there; leave others out",
+        )
+    return Given("evaluation.estimator.teacher.from", "update_rule", str(block["from"]))
 
 
 def without_weights(learner: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,13 +10,14 @@ from typing import Any
 import yaml
 
 from metasearch.artifacts import shipped
+from metasearch.artifacts.weights import described, read_weights
 from metasearch.core.config import Config
 from metasearch.core.dimensions import Dimension, expression
-from metasearch.core.errors import ConfigError, nearest
+from metasearch.core.errors import ArtifactError, ConfigError, nearest
 from metasearch.core.registry import import_path
-from metasearch.schema import weights_of
+from metasearch.schema import teacher_of, weights_of
 
-__all__ = ["override", "read", "recorded", "with_place_of_weights", "without_emptied"]
+__all__ = ["override", "read", "recorded", "with_place_of_weights", "with_teacher", "without_emptied"]
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -88,7 +89,8 @@ def _path(key: str, tree: Mapping[str, Any]) -> list[str]:
 
 def with_place_of_weights(tree: dict[str, Any], folders: Sequence[str]) -> dict[str, Any]:
     """The experiment with the whole path of given weights, so that it can be resumed from anywhere."""
-    for given in weights_of(tree.get("learner")):
+    taught = teacher_of(tree.get("evaluation"))
+    for given in (*weights_of(tree.get("learner")), *(() if taught is None else (taught,))):
         if given.slot == "update_rule" and given.path in shipped.names():
             continue
         places = [Path(folder) / given.path for folder in folders]
@@ -99,6 +101,30 @@ def with_place_of_weights(tree: dict[str, Any], folders: Sequence[str]) -> dict[
             raise ConfigError(given.key, f"expected weights at {looked}: the folder of a phi, a state dict{names}")
         tree = override(tree, {given.key: str(place.resolve())})
     return tree
+
+
+def with_teacher(tree: dict[str, Any]) -> dict[str, Any]:
+    """The experiment as workers get it: a teacher that lies in a phi has its settings and what it learned beside them.
+
+    Raises:
+        ConfigError: if no update rule was learned there.
+    """
+    given = teacher_of(tree.get("evaluation"))
+    if given is None:
+        return tree
+    try:
+        learner = described(given.path, given.slot).get("learner") or {}
+        learned = read_weights(given.path, given.slot)
+    except ArtifactError as error:
+        raise ConfigError(given.key, str(error)) from error
+    rule = (learner.get("slots") or {}).get(given.slot)
+    if not isinstance(rule, Mapping) or not learned:
+        raise ConfigError(
+            given.key, f"expected a phi with an update rule that was learned by a gradient, got {given.path}"
+        )
+    settings = {name: value for name, value in rule.items() if name not in ("from", "searcher", "chosen")}
+    numbers = {name: value.tolist() for name, value in learned.items()}
+    return override(tree, {"evaluation.estimator.teacher": settings, "evaluation.estimator.learned": numbers})
 
 
 def without_emptied(tree: Mapping[str, Any]) -> dict[str, Any]:

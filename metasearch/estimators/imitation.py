@@ -41,7 +41,7 @@ class Imitation(EpisodeEstimator):
     training runs of the rule itself. Only the rule's tensors have a gradient.
 
     Raises:
-        ConfigError: if the teacher is no update rule.
+        ConfigError: if the teacher is no update rule, or one that knows other tensors.
         UnsupportedError: by :meth:`check`, for a learner without steps, whose rule does not treat coordinates alike,
             or normalizes over tensors of which it would see a part.
     """
@@ -51,11 +51,15 @@ class Imitation(EpisodeEstimator):
 
         Args:
             teacher: the update rule that is imitated, as the slot of that name takes it:
-                ``{type: learned_momentum, momentum: 0.9, nesterov: true, rate: 1}``.
+                ``{type: learned_momentum, momentum: 0.9, nesterov: true, rate: 1}``; in an experiment also
+                ``{from: PHI}``, the folder of a phi or a run that learned one.
+            learned: what the teacher has learned, numbers or lists of numbers by name; None means that it is as it
+                starts. ``from`` fills this in.
             coordinates: of each tensor, drawn anew for each task; None means all.
         """
 
         teacher: dict[str, Any]
+        learned: dict[str, Any] | None = None
         coordinates: PositiveInt | None = 256
 
     gives_gradient: ClassVar[bool] = True
@@ -65,8 +69,8 @@ class Imitation(EpisodeEstimator):
         if not isinstance(learner, InnerLoop) or not isinstance(rule, FlatRule):
             raise UnsupportedError(
                 "evaluation.estimator",
-                "imitation needs an inner loop with an update rule that is learned: lstm, mlp, learned_momentum "
-                "or learned_adam",
+                "imitation needs an inner loop with an update rule that is learned: lstm, mlp, learned_momentum, "
+                "learned_padam or learned_adam",
             )
         if not learner.n_steps():
             raise UnsupportedError("learner.steps", "imitation needs at least one inner step in training, got 0")
@@ -75,7 +79,7 @@ class Imitation(EpisodeEstimator):
                 "evaluation.estimator.coordinates",
                 "must be null: this update rule divides by the root mean square of whole tensors",
             )
-        self._taught(learner)
+        self._knowing(self._taught(learner))
 
     def shard_losses(self, call: Call, phi: Phi, task: Task, learner: Learner) -> tuple[Losses, Tensors | None, Any]:
         assert isinstance(learner, InnerLoop)
@@ -112,10 +116,25 @@ class Imitation(EpisodeEstimator):
             )
         return taught
 
+    def _knowing(self, taught: InnerLoop) -> Phi:
+        """A phi of the inner loop with the teacher's rule, in which that has learned what it knows."""
+        fresh, learned = taught.init(0), self.config.learned
+        if learned is None:
+            return self.problem.phi(fresh)
+        given = {f"{SLOT}.{name}": torch.tensor(value) for name, value in learned.items()}
+        shapes = {name: tuple(value.shape) for name, value in fresh.part(SLOT).items()}
+        found = {name: tuple(torch.tensor(value).shape) for name, value in learned.items()}
+        if found != shapes:
+            raise ConfigError(
+                "evaluation.estimator.teacher",
+                f"was learned for another network: it has {found}, and {shapes} would fit here",
+            )
+        return self.problem.phi(fresh.replace(tensors={**fresh.tensors, **given}))
+
     def _lesson(self, call: Call, phi: Phi, task: Task, taught: InnerLoop) -> Iterator[tuple[Block, Step]]:
         """Theta, gradient and move of the coordinates ``[T, n]`` at each of the teacher's steps."""
         others = {name: value.detach() for name, value in phi.tensors.items() if not name.startswith(f"{SLOT}.")}
-        constants = self.problem.phi(taught.init(0)).tensors
+        constants = self._knowing(taught).tensors
         teacher = phi.replace(
             tensors={**others, **{name: value for name, value in constants.items() if name.startswith(f"{SLOT}.")}}
         )

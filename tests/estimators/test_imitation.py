@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import pickle
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-import metasearch.program  # noqa: F401  (lists the built-in parts)
+from metasearch import artifacts
 from metasearch.core.errors import ConfigError, MetasearchError, UnsupportedError
 from metasearch.core.registry import build
 from metasearch.core.values import Phi
 from metasearch.estimators.episodes import Problem
 from metasearch.estimators.imitation import _relative
+from metasearch.program import build_program
+from metasearch.resolution import resolve
+from metasearch.testing.phi import stored_phi
 
 LSTM = {"type": "lstm", "hidden": 4, "p": 10.0, "gain": 10.0, "centre": 0.1, "forget": 2.0, "scale": 0.1}
 NESTEROV = {"type": "learned_momentum", "momentum": 0.9, "nesterov": True, "rate": 0.1}
@@ -161,3 +168,97 @@ def test_without_a_step_there_is_nothing_to_imitate() -> None:
     case = problem(LSTM, steps=0)
     with pytest.raises(UnsupportedError, match="at least one inner step"):
         estimator(case, NESTEROV).check(case.learner({}, "train"), start(case))
+
+
+def learned_phi(folder: Path, rule: dict[str, Any], hidden: Sequence[int] = (6,)) -> Path:
+    """A phi with a rule that has learned: half a unit away from its start, all numbers different."""
+    tasks = build("task", {"type": "sinusoid", "shots": 10}, "tasks", device="cpu", dtype=torch.float64)
+    model = {"type": "mlp", "hidden": list(hidden), "activation": "tanh"}
+    slots = {"initialization": {"type": "random"}, "update_rule": rule}
+    block = {"type": "inner_loop", "model": model, "steps": 5, "slots": slots}
+    stored_phi(folder / "fresh", learner=block, spec=tasks.spec("train"))
+    fresh = artifacts.load(folder / "fresh")
+    tensors = {name: value + 0.5 + 0.01 * index for index, (name, value) in enumerate(fresh.phi.tensors.items())}
+    said = {"learner": {**block, "slots": {**slots, "update_rule": {**rule, "searcher": "gradient"}}}}
+    manifest = fresh.manifest.model_copy(update={"config": said})
+    artifacts.save(folder / "learned", fresh.phi.replace(tensors=tensors), manifest)
+    return folder / "learned"
+
+
+def experiment(teacher: dict[str, Any], rule: dict[str, Any] = LSTM) -> dict[str, Any]:
+    return {
+        "tasks": {"type": "sinusoid", "shots": 10},
+        "learner": {
+            "type": "inner_loop",
+            "model": {"type": "mlp", "hidden": [6], "activation": "tanh"},
+            "steps": 5,
+            "slots": {"initialization": {"type": "random"}, "update_rule": rule},
+        },
+        "searcher": {"type": "gradient"},
+        "evaluation": {
+            "type": "episodes",
+            "estimator": {"type": "imitation", "teacher": teacher, "coordinates": None},
+            "tasks": 2,
+            "shard": 2,
+        },
+        "budget": {"steps": 2},
+        "execution": {"type": "inline"},
+        "numerics": {"dtype": "float64", "compile": "never"},
+        "tracking": {"mlflow": False, "report": False},
+    }
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"type": "learned_padam", "constants": "tensor", "rate": 0.05, "knots": [0, 3]},
+        {"type": "learned_momentum"},
+    ],
+)
+def test_a_teacher_from_a_phi_has_learned_what_lies_there(rule: dict[str, Any], tmp_path: Path) -> None:
+    place = learned_phi(tmp_path, rule)
+    made = resolve(experiment({"from": str(place)}, rule)).program
+    phi = made.learner({}, "train").init(0)
+
+    def distance(tensors: dict[str, torch.Tensor]) -> float:
+        train = made.function("train")
+        return float(measured(train, made.problem.phi(phi.replace(tensors=tensors))).value)
+
+    assert distance(dict(artifacts.load(place).phi.tensors)) == pytest.approx(0.0, abs=1e-9)
+    assert distance(dict(phi.tensors)) > 0.1
+
+
+def test_workers_get_what_a_teacher_has_learned_and_the_record_where_it_lies(tmp_path: Path) -> None:
+    place = learned_phi(tmp_path, NESTEROV)
+    found = resolve(experiment({"from": "learned"}), tmp_path)
+    assert found.tree["evaluation"]["estimator"]["teacher"] == {"from": str(place)}
+    shutil.rmtree(tmp_path / "learned")
+    travelled = pickle.loads(pickle.dumps(found.blueprint))
+    worker = build_program(travelled)
+    phi = worker.problem.phi(worker.learner({}).init(0))
+    assert np.isfinite(measured(worker.function("train"), phi).value)
+
+
+def test_a_rule_that_comes_with_the_package_can_teach() -> None:
+    found = resolve(experiment({"from": "lstm-v1"})).program
+    assert 0 < measured(found.function("train"), found.problem.phi(found.learner({}).init(0))).value < 10
+
+
+@pytest.mark.parametrize(
+    ("teacher", "says"),
+    [
+        ({"from": "nowhere"}, "evaluation.estimator.teacher.from: expected weights at"),
+        ({"from": "learned", "rate": 1.0}, "has its settings from there"),
+        ({"from": "none/fresh"}, "expected a phi with an update rule that was learned"),
+        ({"from": "other/learned"}, "was learned for another network"),
+    ],
+)
+def test_a_phi_that_cannot_teach_is_refused(teacher: dict[str, Any], says: str, tmp_path: Path) -> None:
+    for_each = {**NESTEROV, "constants": "tensor"}
+    learned_phi(tmp_path, for_each)
+    (tmp_path / "none").mkdir()
+    stored_phi(tmp_path / "none" / "fresh")
+    (tmp_path / "other").mkdir()
+    learned_phi(tmp_path / "other", for_each, hidden=(6, 6))
+    with pytest.raises(MetasearchError, match=says):
+        resolve(experiment(teacher), tmp_path)
