@@ -117,7 +117,8 @@ def _check_rule(file: ExperimentFile, path: str) -> None:
     ours = file.learner["slots"]["update_rule"]
     if not isinstance(theirs, Mapping):
         return
-    known, given = (_rule_settings(one) for one in (theirs, ours))
+    same = theirs.get("type") == ours["type"]  # else theirs may be user code, which is not imported on its word
+    known, given = (_rule_settings(one) if same else {"type": one.get("type")} for one in (theirs, ours))
     for name in sorted(known.keys() | given.keys()):
         if known.get(name) != given.get(name):
             raise ConfigError(

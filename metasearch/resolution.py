@@ -59,7 +59,8 @@ def resolve(tree: Mapping[str, Any], folder: Path | None = None) -> Experiment:
     file = validate(ExperimentFile, plain)
     file = file.model_copy(update={"numerics": file.numerics.model_copy(update={"device": _device(file)})})
     tree = {**tree, "numerics": file.numerics.model_dump()}
-    blueprint = Blueprint(with_teacher(tree), folders, device=file.numerics.device)
+    tree, sent = with_teacher(tree)
+    blueprint = Blueprint(sent, folders, device=file.numerics.device)
     program = ExperimentProgram(blueprint)
     space = Space({**ranges.dimensions, **program.space().dimensions})
     owners = choice_owners(file, space, {name: owner for name, (_, owner) in found.items()})

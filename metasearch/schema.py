@@ -316,18 +316,27 @@ def weights_of(learner: Any) -> tuple[Given, ...]:
 
 
 def teacher_of(evaluation: Any) -> Given | None:
-    """The phi whose update rule is imitated, if an ``imitation`` estimator's teacher comes from one."""
-    block = evaluation
-    for place in ("estimator", "teacher"):
-        block = block.get(place) if isinstance(block, Mapping) else None
-    if not isinstance(block, Mapping) or block.get("from") is None:
+    """The phi whose update rule is imitated, if the teacher of the estimator ``imitation`` comes from one.
+
+    Raises:
+        ConfigError: if settings of a teacher stand beside it.
+    """
+    block = evaluation if isinstance(evaluation, Mapping) and evaluation.get("type", "episodes") == "episodes" else {}
+    estimator = block.get("estimator")
+    if not isinstance(estimator, Mapping) or estimator.get("type") != "imitation":
         return None
-    if len(block) > 1:
+    teacher = estimator.get("teacher")
+    if not isinstance(teacher, Mapping) or teacher.get("from") is None:
+        return None
+    beside = [str(name) for name in teacher if name not in ("from", "hash")]
+    if beside or estimator.get("learned") is not None:
         raise ConfigError(
             "evaluation.estimator.teacher",
-            "a teacher that comes `from` a phi has its settings from there; leave others out",
+            f"a teacher `from` a phi has its settings and what it learned from there, got "
+            f"{', '.join(beside) or 'learned'} beside it; give it alone: "
+            '--set "evaluation.estimator.teacher={from: RUN}"',
         )
-    return Given("evaluation.estimator.teacher.from", "update_rule", str(block["from"]))
+    return Given("evaluation.estimator.teacher.from", "update_rule", str(teacher["from"]))
 
 
 def without_weights(learner: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,13 +9,13 @@ from typing import Any
 
 import yaml
 
-from metasearch.artifacts import shipped
-from metasearch.artifacts.weights import described, read_weights
+from metasearch.artifacts import refuse_user_code, shipped, stored
 from metasearch.core.config import Config
 from metasearch.core.dimensions import Dimension, expression
 from metasearch.core.errors import ArtifactError, ConfigError, nearest
 from metasearch.core.registry import import_path
-from metasearch.schema import teacher_of, weights_of
+from metasearch.core.space import extract, substitute
+from metasearch.schema import Given, teacher_of, weights_of
 
 __all__ = ["override", "read", "recorded", "with_place_of_weights", "with_teacher", "without_emptied"]
 
@@ -89,42 +89,62 @@ def _path(key: str, tree: Mapping[str, Any]) -> list[str]:
 
 def with_place_of_weights(tree: dict[str, Any], folders: Sequence[str]) -> dict[str, Any]:
     """The experiment with the whole path of given weights, so that it can be resumed from anywhere."""
-    taught = teacher_of(tree.get("evaluation"))
-    for given in (*weights_of(tree.get("learner")), *(() if taught is None else (taught,))):
-        if given.slot == "update_rule" and given.path in shipped.names():
-            continue
-        places = [Path(folder) / given.path for folder in folders]
-        place = next((one for one in places if one.exists()), None)
-        if place is None or ":" in str(place):
-            looked = "a path without a colon" if place else f"one of {', '.join(map(str, places))}"
-            names = f", or one of {', '.join(shipped.names())}" if given.slot == "update_rule" else ""
-            raise ConfigError(given.key, f"expected weights at {looked}: the folder of a phi, a state dict{names}")
-        tree = override(tree, {given.key: str(place.resolve())})
+    for given in weights_of(tree.get("learner")):
+        tree = override(tree, {given.key: _place(given, folders, "the folder of a phi, a state dict")})
+    if (teacher := teacher_of(tree.get("evaluation"))) is not None:
+        tree = override(tree, {teacher.key: _place(teacher, folders, "the folder of a phi or a run")})
     return tree
 
 
-def with_teacher(tree: dict[str, Any]) -> dict[str, Any]:
-    """The experiment as workers get it: a teacher that lies in a phi has its settings and what it learned beside them.
+def _place(given: Given, folders: Sequence[str], what: str) -> str:
+    if given.slot == "update_rule" and given.path in shipped.names():
+        return given.path
+    places = [Path(folder) / given.path for folder in folders]
+    place = next((one for one in places if one.exists()), None)
+    if place is None or ":" in str(place):
+        looked = "a path without a colon" if place else f"one of {', '.join(map(str, places))}"
+        names = f", or one of {', '.join(shipped.names())}" if given.slot == "update_rule" else ""
+        raise ConfigError(given.key, f"expected weights at {looked}: {what}{names}")
+    return str(place.resolve())
+
+
+def with_teacher(tree: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """An experiment whose teacher comes from a phi: as it is recorded, with the hash of that phi; and as workers get
+    it, with the teacher's settings and what it learned.
 
     Raises:
-        ConfigError: if no update rule was learned there.
+        ConfigError: if no update rule was learned there, it is not metasearch's own, or the record has another hash.
     """
     given = teacher_of(tree.get("evaluation"))
     if given is None:
-        return tree
+        return tree, tree
+    block = tree["evaluation"]["estimator"]["teacher"]
     try:
-        learner = described(given.path, given.slot).get("learner") or {}
-        learned = read_weights(given.path, given.slot)
+        found = stored(given.path, given.slot)
+        learner = {} if found is None else found.manifest.config.get("learner") or {}
+        rule = learner.get("slots", {}).get(given.slot) if isinstance(learner, Mapping) else None
+        refuse_user_code(rule, allow_user_code=False)
     except ArtifactError as error:
         raise ConfigError(given.key, str(error)) from error
-    rule = (learner.get("slots") or {}).get(given.slot)
-    if not isinstance(rule, Mapping) or not learned:
+    learned = {} if found is None else found.phi.part(given.slot)
+    if found is None or not isinstance(rule, Mapping) or not learned:
+        raise ConfigError(given.key, f"expected a phi with an update rule that a gradient learned, got {given.path}")
+    if block.get("hash") not in (None, found.manifest.hash):
         raise ConfigError(
-            given.key, f"expected a phi with an update rule that was learned by a gradient, got {given.path}"
+            given.key,
+            f"the phi in {given.path} is not the one that this search began with (its hash is {found.manifest.hash}, "
+            f"that of the record {block['hash']}); put the old one back, or start a new search",
         )
-    settings = {name: value for name, value in rule.items() if name not in ("from", "searcher", "chosen")}
+    template, ranges = extract({"learner": {"slots": {given.slot: dict(rule)}}})
+    chosen = {name: found.phi.choices[name] for name in ranges if name in found.phi.choices}
+    if left := [name for name in ranges if name not in chosen]:
+        raise ConfigError(given.key, f"the phi in {given.path} does not say what was chosen for {', '.join(left)}")
+    settings = dict(substitute(template, chosen))["learner"]["slots"][given.slot]
+    settings = {name: value for name, value in settings.items() if name not in ("from", "searcher")}
+    recorded = override(tree, {"evaluation.estimator.teacher.hash": found.manifest.hash})
     numbers = {name: value.tolist() for name, value in learned.items()}
-    return override(tree, {"evaluation.estimator.teacher": settings, "evaluation.estimator.learned": numbers})
+    sent = override(tree, {"evaluation.estimator.teacher": settings, "evaluation.estimator.learned": numbers})
+    return recorded, sent
 
 
 def without_emptied(tree: Mapping[str, Any]) -> dict[str, Any]:

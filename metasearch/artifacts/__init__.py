@@ -3,7 +3,7 @@
 from metasearch.artifacts.manifest import FORMAT, Manifest, Provenance, TensorInfo, current_versions
 from metasearch.artifacts.references import refuse_user_code, user_references
 from metasearch.artifacts.store import StoredPhi, check_fits, load, save
-from metasearch.artifacts.weights import Start, described, start_from
+from metasearch.artifacts.weights import Start, described, start_from, stored
 
 __all__ = [
     "FORMAT",
@@ -19,5 +19,6 @@ __all__ = [
     "refuse_user_code",
     "save",
     "start_from",
+    "stored",
     "user_references",
 ]

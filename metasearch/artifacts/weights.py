@@ -16,7 +16,7 @@ from metasearch.artifacts.store import StoredPhi, load, read_tensors
 from metasearch.core.errors import ArtifactError
 from metasearch.core.values import Phi, Tensors
 
-__all__ = ["Start", "described", "read_weights", "start_from"]
+__all__ = ["Start", "described", "read_weights", "start_from", "stored"]
 
 _NETWORKS = ("initialization", "embedding")
 """Parts of phi that are a whole network for the tasks; each can start from the other."""
@@ -63,12 +63,12 @@ def read_weights(path: str | Path, slot: str = "initialization") -> Tensors:
     Raises:
         ArtifactError: if there is nothing, it is damaged, or holds something else.
     """
-    stored = _stored(path, slot)
-    if stored is not None:
-        phi = stored.phi
+    found = stored(path, slot)
+    if found is not None:
+        phi = found.phi
         slots = sorted(_NETWORKS, key=lambda one: one != slot) if slot in _NETWORKS else [slot]
         parts = ({**phi.part(one), **phi.buffers_of(one)} for one in slots)
-        return next((found for found in parts if found), {})
+        return next((part for part in parts if part), {})
     path = Path(path)
     if path.suffix == ".safetensors":
         return read_tensors(path)
@@ -101,12 +101,17 @@ def described(path: str | Path, slot: str = "initialization") -> dict[str, Any]:
     Raises:
         ArtifactError: if the phi is damaged.
     """
-    stored = _stored(path, slot)
-    return {} if stored is None else dict(stored.manifest.config)
+    found = stored(path, slot)
+    return {} if found is None else dict(found.manifest.config)
 
 
-def _stored(path: str | Path, slot: str) -> StoredPhi | None:
-    """What lies in the folder of a phi or of a run, or belongs to a rule that comes with the package."""
+def stored(path: str | Path, slot: str) -> StoredPhi | None:
+    """What lies in the folder of a phi or of a run, or belongs to a rule that comes with the package; None where there
+    is no folder.
+
+    Raises:
+        ArtifactError: if the phi is damaged, or there is none in the folder.
+    """
     folder = shipped.folder(str(path)) if slot == "update_rule" and str(path) in shipped.names() else Path(path)
     if not folder.is_dir():
         return None

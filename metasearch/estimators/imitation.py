@@ -20,7 +20,7 @@ from metasearch.components.rules.sample import Sample
 from metasearch.core.contracts import Learner
 from metasearch.core.errors import ConfigError, UnsupportedError
 from metasearch.core.values import Call, Losses, Phi, Task, Tensors
-from metasearch.estimators.episodes import EpisodeEstimator
+from metasearch.estimators.episodes import EpisodeEstimator, Problem
 from metasearch.learners.inner_loop import InnerLoop
 
 __all__ = ["Imitation"]
@@ -41,7 +41,7 @@ class Imitation(EpisodeEstimator):
     training runs of the rule itself. Only the rule's tensors have a gradient.
 
     Raises:
-        ConfigError: if the teacher is no update rule, or one that knows other tensors.
+        ConfigError: if the teacher is no update rule, or one that knows other tensors, or ``learned`` holds no numbers.
         UnsupportedError: by :meth:`check`, for a learner without steps, whose rule does not treat coordinates alike,
             or normalizes over tensors of which it would see a part.
     """
@@ -63,6 +63,19 @@ class Imitation(EpisodeEstimator):
         coordinates: PositiveInt | None = 256
 
     gives_gradient: ClassVar[bool] = True
+
+    def __init__(self, config: Any, problem: Problem, function: str = "train") -> None:
+        super().__init__(config, problem, function)
+        try:
+            self._learned: Tensors | None = (
+                None
+                if config.learned is None
+                else {name: torch.tensor(value, dtype=torch.float64) for name, value in config.learned.items()}
+            )
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ConfigError(
+                "evaluation.estimator.learned", f"expected numbers or lists of numbers: {error}"
+            ) from error
 
     def check(self, learner: Learner, phi: Phi) -> None:
         rule = learner.slots[SLOT] if isinstance(learner, InnerLoop) else None
@@ -118,17 +131,17 @@ class Imitation(EpisodeEstimator):
 
     def _knowing(self, taught: InnerLoop) -> Phi:
         """A phi of the inner loop with the teacher's rule, in which that has learned what it knows."""
-        fresh, learned = taught.init(0), self.config.learned
-        if learned is None:
+        fresh = taught.init(0)
+        if self._learned is None:
             return self.problem.phi(fresh)
-        given = {f"{SLOT}.{name}": torch.tensor(value) for name, value in learned.items()}
         shapes = {name: tuple(value.shape) for name, value in fresh.part(SLOT).items()}
-        found = {name: tuple(torch.tensor(value).shape) for name, value in learned.items()}
+        found = {name: tuple(value.shape) for name, value in self._learned.items()}
         if found != shapes:
             raise ConfigError(
                 "evaluation.estimator.teacher",
                 f"was learned for another network: it has {found}, and {shapes} would fit here",
             )
+        given = {f"{SLOT}.{name}": value for name, value in self._learned.items()}
         return self.problem.phi(fresh.replace(tensors={**fresh.tensors, **given}))
 
     def _lesson(self, call: Call, phi: Phi, task: Task, taught: InnerLoop) -> Iterator[tuple[Block, Step]]:

@@ -113,11 +113,23 @@ class InnerLoop:
         steps: Steps = Steps(train=1, test=1)
         reduction: Literal["mean", "sum"] = "mean"
         batch: Batches = Batches()
-        objective: Literal["final", "sum"] | tuple[float, ...] | dict[PositiveInt, float] | Annealed = "final"
+        objective: Literal["final", "sum"] | tuple[float, ...] | dict[int, float] | Annealed = "final"
         along: Literal["query", "support"] = "query"
         predict: Literal["together", "alone", "both", "nil"] = "together"
         adapt: tuple[str, ...] = ("*",)
         slots: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+        @field_validator("objective", mode="before")
+        @classmethod
+        def _by_step(cls, value: Any) -> Any:
+            """Steps become numbers, which they are not in JSON."""
+            if not isinstance(value, Mapping) or value.keys() & Annealed.model_fields.keys():
+                return value
+            try:
+                return {int(str(step)): float(weight) for step, weight in value.items()}
+            except (TypeError, ValueError):
+                expected = "weights by step, such as {100: 0.5, 200: 0.5}, or until, every and floor"
+                raise ValueError(f"expected {expected}, got {dict(value)}") from None
 
         @field_validator("steps", mode="before")
         @classmethod
@@ -158,7 +170,7 @@ class InnerLoop:
             raise ConfigError(
                 "objective", f"needs one weight a training step: {config.steps.train}, got {len(weights)}"
             )
-        if isinstance(weights, dict) and not (weights and max(weights) <= config.steps.train):
+        if isinstance(weights, dict) and not (weights and 1 <= min(weights) <= max(weights) <= config.steps.train):
             raise ConfigError(
                 "objective", f"needs weights for some of the steps 1 to {config.steps.train}, got {[*weights]}"
             )
@@ -240,7 +252,7 @@ class InnerLoop:
         if isinstance(given, str):
             return FINAL if given == "final" or not steps else (1.0,) * steps
         if isinstance(given, dict):
-            return tuple(given.get(step, 0.0) for step in range(1, steps + 1))
+            return tuple(given.get(step, 0.0) for step in range(min(given), steps + 1))
         return given or FINAL
 
     def rates(self, phi: Phi, step: int) -> Tensors:

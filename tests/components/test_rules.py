@@ -324,16 +324,19 @@ def test_other_learned_parts_of_the_support_loss_keep_their_gradient() -> None:
 
 
 @pytest.mark.parametrize("kind", ["learned_adam", "learned_padam"])
-@pytest.mark.parametrize("other", [0.0, 1.0])
-def test_a_zero_gradient_is_no_trouble_for_learned_constants(kind: str, other: float) -> None:
-    """An input that is always 0 has gradients of 0, at which roots of second moments have no derivative."""
+@pytest.mark.parametrize("gradients", [[[0.0, 1.0]] * 3, [[0.0, 0.0]] * 3, [[0.0, 0.0], [0.0, 1.0], [1e-13, 1e-13]]])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_zero_gradient_is_no_trouble_for_learned_constants(kind: str, gradients: Any, dtype: torch.dtype) -> None:
+    """An input that is always 0 has gradients of 0, at which roots of second moments have no derivative; below a head
+    of zeros a whole tensor has.
+    """
     made = rule({"weight": (2,)}, type=kind)
-    values = {name: value.requires_grad_() for name, value in learned(made).items()}
-    theta = {"weight": torch.zeros(1, 2, dtype=torch.float64)}
+    values = {name: value.to(dtype).requires_grad_() for name, value in made.init(0)[0].items()}
+    theta = {"weight": torch.zeros(1, 2, dtype=dtype)}
     state = made.begin_update(values, theta)
-    for step in range(3):
-        theta, state = made.update(values, theta, {"weight": torch.tensor([[0.0, other]]).double()}, {}, state, step)
-    slopes = torch.autograd.grad(theta["weight"].sum(), list(values.values()))
+    for step, one in enumerate(gradients):
+        theta, state = made.update(values, theta, {"weight": torch.tensor([one], dtype=dtype)}, {}, state, step)
+    slopes = torch.autograd.grad(theta["weight"].sum(), list(values.values()), materialize_grads=True)
     assert all(bool(torch.isfinite(one)) for one in slopes)
 
 

@@ -18,7 +18,7 @@ from metasearch.core.registry import build
 from metasearch.core.values import Phi
 from metasearch.estimators.episodes import Problem
 from metasearch.estimators.imitation import _relative
-from metasearch.program import build_program
+from metasearch.program import ExperimentProgram, build_program
 from metasearch.resolution import resolve
 from metasearch.testing.phi import stored_phi
 
@@ -152,6 +152,7 @@ def test_a_rule_that_imitates_learns_to_train() -> None:
         ({"type": "mlp"}, NESTEROV, UnsupportedError, "coordinates: must be null"),
         (LSTM, {"type": "sgd"}, ConfigError, "teacher: must be a rule of its own"),
         (LSTM, {"type": "learned_momentum", "rat": 1}, ConfigError, "evaluation.estimator.teacher.*rat"),
+        (LSTM, {"type": "learned_momentum", "rate": "fast"}, ConfigError, "evaluation.estimator.teacher.*rate"),
         (LSTM, {"type": "nesterov"}, ConfigError, "evaluation.estimator.teacher.*nesterov"),
     ],
 )
@@ -162,6 +163,12 @@ def test_what_cannot_be_imitated_is_refused(
     made = estimator(case, teacher)
     with pytest.raises(kind, match=says):
         made.check(case.learner({}, "train"), start(case))
+
+
+@pytest.mark.parametrize("learned", [{"log_rate": "a"}, {"log_rate": [[1.0], [1.0, 2.0]]}, {"log_rate": None}])
+def test_what_a_teacher_learned_is_numbers(learned: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="expected numbers or lists of numbers"):
+        estimator(problem(LSTM), NESTEROV, learned=learned)
 
 
 def test_without_a_step_there_is_nothing_to_imitate() -> None:
@@ -228,15 +235,64 @@ def test_a_teacher_from_a_phi_has_learned_what_lies_there(rule: dict[str, Any], 
     assert distance(dict(phi.tensors)) > 0.1
 
 
+def of_worker(worker: ExperimentProgram) -> float:
+    phi = worker.problem.phi(worker.learner({}).init(0))
+    return float(measured(worker.function("train"), phi).value)
+
+
 def test_workers_get_what_a_teacher_has_learned_and_the_record_where_it_lies(tmp_path: Path) -> None:
     place = learned_phi(tmp_path, NESTEROV)
     found = resolve(experiment({"from": "learned"}), tmp_path)
-    assert found.tree["evaluation"]["estimator"]["teacher"] == {"from": str(place)}
-    shutil.rmtree(tmp_path / "learned")
-    travelled = pickle.loads(pickle.dumps(found.blueprint))
-    worker = build_program(travelled)
-    phi = worker.problem.phi(worker.learner({}).init(0))
-    assert np.isfinite(measured(worker.function("train"), phi).value)
+    kept = {"from": str(place), "hash": artifacts.load(place).manifest.hash}
+    assert found.tree["evaluation"]["estimator"]["teacher"] == kept
+    expected, without = of_worker(found.program), of_worker(resolve(experiment(NESTEROV)).program)
+    shutil.rmtree(place)
+    assert of_worker(build_program(pickle.loads(pickle.dumps(found.blueprint)))) == expected
+    assert abs(expected - without) > 1e-3
+
+
+def test_another_phi_in_the_teacher_s_place_is_told_from_it(tmp_path: Path) -> None:
+    place = learned_phi(tmp_path, NESTEROV)
+    found = resolve(experiment({"from": "learned"}), tmp_path)
+    assert resolve(found.tree).tree == found.tree
+    shutil.rmtree(place)
+    stored = artifacts.load(tmp_path / "fresh")
+    artifacts.save(place, stored.phi, stored.manifest)
+    with pytest.raises(ConfigError, match="not the one that this search began with"):
+        resolve(found.tree)
+
+
+def test_a_teacher_acts_by_what_was_chosen_for_it(tmp_path: Path) -> None:
+    place, ranged = learned_phi(tmp_path, LSTM), {**LSTM, "scale": {"float": [0.01, 10.0], "log": True}}
+    stored = artifacts.load(place)
+    learner = stored.manifest.config["learner"]
+    said = {"learner": {**learner, "slots": {**learner["slots"], "update_rule": ranged}}}
+    manifest, choice = stored.manifest.model_copy(update={"config": said}), {"learner.slots.update_rule.scale": 0.5}
+    artifacts.save(tmp_path / "chosen", stored.phi.replace(choices=choice), manifest)
+    found = resolve(experiment({"from": "chosen"}), tmp_path)
+    assert found.program.file.evaluation["estimator"]["teacher"]["scale"] == 0.5
+    artifacts.save(tmp_path / "open", stored.phi, manifest)
+    with pytest.raises(ConfigError, match="does not say what was chosen for"):
+        resolve(experiment({"from": "open"}), tmp_path)
+
+
+def test_a_manifest_s_word_imports_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "strange.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    place = learned_phi(tmp_path, NESTEROV)
+    manifest = place / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"learned_momentum"', '"strange:Rule"'))
+    with pytest.raises(ConfigError, match="strange:Rule"):
+        resolve(experiment({"from": str(place)}))
+    with pytest.raises(ConfigError, match="strange:Rule"):
+        resolve(experiment(NESTEROV, {**NESTEROV, "from": str(place)}))
+
+
+def test_other_estimators_may_have_a_teacher_of_their_own() -> None:
+    tree = experiment({"from": "nowhere"})
+    tree["evaluation"]["estimator"]["type"] = "backprop"
+    with pytest.raises(ConfigError, match="unknown key"):
+        resolve(tree)
 
 
 def test_a_rule_that_comes_with_the_package_can_teach() -> None:
@@ -248,8 +304,8 @@ def test_a_rule_that_comes_with_the_package_can_teach() -> None:
     ("teacher", "says"),
     [
         ({"from": "nowhere"}, "evaluation.estimator.teacher.from: expected weights at"),
-        ({"from": "learned", "rate": 1.0}, "has its settings from there"),
-        ({"from": "none/fresh"}, "expected a phi with an update rule that was learned"),
+        ({"from": "learned", "rate": 1.0}, "got rate beside it"),
+        ({"from": "none/fresh"}, "expected a phi with an update rule that a gradient learned"),
         ({"from": "other/learned"}, "was learned for another network"),
     ],
 )

@@ -67,7 +67,9 @@ def test_what_a_learner_evaluates_by_is_what_it_says() -> None:
         ("final", FINAL),
         ("sum", (1.0,) * 4),
         ((0.0, 0.5, 0.5, 0.0), (0.0, 0.5, 0.5, 0.0)),
-        ({2: 0.75, 4: 0.25}, (0.0, 0.75, 0.0, 0.25)),
+        ({2: 0.75, 4: 0.25}, (0.75, 0.0, 0.25)),
+        ({"4": 1, "3": 0.5}, (0.5, 1.0)),
+        ({4: 1.0}, FINAL),
     ):
         loop, phi, task = case(objective=objective)
         assert loop.objective_weights() == loop.objective_weights(3) == weights
@@ -80,7 +82,11 @@ def test_what_a_learner_evaluates_by_is_what_it_says() -> None:
     [
         ((1.0, 1.0), "needs one weight a training step: 4, got 2"),
         ({2: 1.0, 5: 1.0}, r"steps 1 to 4, got \[2, 5\]"),
+        ({0: 1.0}, r"steps 1 to 4, got \[0\]"),
         ({}, "steps 1 to 4"),
+        ({1.5: 1.0}, "expected weights by step"),
+        ({2: "x"}, "expected weights by step"),
+        ({"untill": 5}, "expected weights by step"),
     ],
 )
 def test_weights_for_steps_that_there_are_not_are_refused(objective: Any, message: str) -> None:

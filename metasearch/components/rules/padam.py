@@ -16,8 +16,8 @@ from metasearch.core.values import Tensors
 
 __all__ = ["PadamRule"]
 
-_TINY = 1e-30
-"""Keeps roots and their derivatives finite where a gradient has been zero so far."""
+_TINY = 1e-24
+"""Keeps roots and their derivatives, down to its power of -3/2, finite where gradients have been zero so far."""
 
 
 class PadamRule(FlatRule):
