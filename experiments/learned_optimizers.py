@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,9 @@ LEARNED = "learned"
 Curves = np.ndarray[Any, Any]
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Measures, draws and writes."""
-    arguments = parse()
+    arguments = parse(given)
     searches = [load(run, allow_user_code=True) for run in arguments.runs]
     tree = override({**searches[0].manifest.config, "test": None}, arguments.set)
     program = resolve(tree, Path.cwd()).program
@@ -57,7 +58,7 @@ def main() -> None:
     write(learned, by_hand, settings, arguments)
 
 
-def parse() -> argparse.Namespace:
+def parse(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run, or a folder with a phi; one a seed")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="change the experiment")
@@ -70,7 +71,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--every", type=int, default=1, help="steps between two points of a curve")
     parser.add_argument("--seeds", default="1,2,3,4,5", help="evaluation seeds; the first one's rates are taken")
     parser.add_argument("--out", default="curves", help="beginning of the names of the files written")
-    return parser.parse_args()
+    return parser.parse_args(given)
 
 
 def tuned(
