@@ -44,7 +44,9 @@ def main(given: Sequence[str] | None = None) -> None:
     """Measures, draws and writes."""
     arguments = parse(given)
     searches = [load(run, allow_user_code=True) for run in arguments.runs]
-    tree = override({**searches[0].manifest.config, "test": None}, arguments.set)
+    # how meta-training measured does not matter here, and another network may not suit it
+    unlike = {"test": None, "evaluation.estimator": "backprop"}
+    tree = override(override(searches[0].manifest.config, unlike), arguments.set)
     program = resolve(tree, Path.cwd()).program
     torch.set_num_threads(program.file.numerics.threads)
     own = program.learner({}, "test")
