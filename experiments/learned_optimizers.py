@@ -45,7 +45,7 @@ def main(given: Sequence[str] | None = None) -> None:
     arguments = parse(given)
     searches = [load(run, allow_user_code=True) for run in arguments.runs]
     # how meta-training measured does not matter here, and another network may not suit it
-    unlike = {"test": None, "evaluation.estimator": "backprop"}
+    unlike = {"test": None, "evaluation": {"type": "episodes", "estimator": "backprop"}}
     tree = override(override(searches[0].manifest.config, unlike), arguments.set)
     program = resolve(tree, Path.cwd()).program
     torch.set_num_threads(program.file.numerics.threads)

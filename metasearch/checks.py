@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from metasearch import artifacts
+from metasearch.core.config import validate
 from metasearch.core.errors import ArtifactError, ConfigError, UnsupportedError
 from metasearch.core.registry import registry
 from metasearch.core.space import Space
@@ -103,19 +104,19 @@ def _check_weights(file: ExperimentFile, phi: Phi) -> None:
     for given in weights_of(file.learner):
         try:
             artifacts.start_from(given.path, phi, given.slot)
+            if given.slot == "update_rule":
+                _check_rule(file, given.path)
         except ArtifactError as error:
             raise ConfigError(given.key, str(error)) from error
-        if given.slot == "update_rule":
-            _check_rule(file, given.path)
 
 
 def _check_rule(file: ExperimentFile, path: str) -> None:
     """That an update rule goes on with the settings that it was learned with."""
-    learner = artifacts.described(path, "update_rule").get("learner") or {}
-    theirs = (learner.get("slots") or {}).get("update_rule")
+    found = artifacts.stored(path, "update_rule")
+    theirs = None if found is None else artifacts.rule_settings(found)
     assert isinstance(file.learner, Mapping)
     ours = file.learner["slots"]["update_rule"]
-    if not isinstance(theirs, Mapping):
+    if theirs is None:
         return
     same = theirs.get("type") == ours["type"]  # else theirs may be user code, which is not imported on its word
     known, given = (_rule_settings(one) if same else {"type": one.get("type")} for one in (theirs, ours))
@@ -130,7 +131,8 @@ def _check_rule(file: ExperimentFile, path: str) -> None:
 def _rule_settings(block: Mapping[str, Any]) -> dict[str, Any]:
     """What an update rule computes, with its defaults."""
     plain = {name: value for name, value in block.items() if name not in ("type", "from", "searcher", "chosen")}
-    settings = registry("slot.update_rule").get(block["type"]).Config.model_validate(plain).model_dump()
+    config = registry("slot.update_rule").get(block["type"]).Config
+    settings = validate(config, plain, "learner.slots.update_rule").model_dump()
     return {"type": block["type"]} | {k: v for k, v in settings.items() if k not in ("through", "second_order")}
 
 

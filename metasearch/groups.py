@@ -20,7 +20,7 @@ from metasearch.core.statistics import paired_ci95
 from metasearch.resolution import resolve
 from metasearch.running import Listener, Outcome, resume, run
 from metasearch.tracking import RunDirectory
-from metasearch.trees import override
+from metasearch.trees import override, pinned
 
 __all__ = ["Group", "GroupRow", "expand", "is_group", "resume_group", "run_group", "table"]
 
@@ -103,9 +103,7 @@ def run_group(
         root: folder in which the group's folder is made.
         listener: a display of each run; None shows nothing.
     """
-    members = expand(tree)
-    for member in members.values():
-        resolve(member, folder)
+    members = {name: pinned(member, resolve(member, folder).tree) for name, member in expand(tree).items()}
     name = str(tree.get("name", "search"))
     path = Path(root) / f"{name}-group-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
     path.mkdir(parents=True)

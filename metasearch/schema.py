@@ -334,7 +334,11 @@ def teacher_of(evaluation: Any) -> Given | None:
             "evaluation.estimator.teacher",
             f"a teacher `from` a phi has its settings and what it learned from there, got "
             f"{', '.join(beside) or 'learned'} beside it; give it alone: "
-            '--set "evaluation.estimator.teacher={from: RUN}"',
+            + (
+                '--set "evaluation.estimator.teacher={from: RUN}"'
+                if beside
+                else "--set evaluation.estimator.learned=null"
+            ),
         )
     return Given("evaluation.estimator.teacher.from", "update_rule", str(teacher["from"]))
 

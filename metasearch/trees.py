@@ -9,15 +9,14 @@ from typing import Any
 
 import yaml
 
-from metasearch.artifacts import refuse_user_code, shipped, stored
+from metasearch.artifacts import refuse_user_code, rule_settings, shipped, stored
 from metasearch.core.config import Config
 from metasearch.core.dimensions import Dimension, expression
 from metasearch.core.errors import ArtifactError, ConfigError, nearest
 from metasearch.core.registry import import_path
-from metasearch.core.space import extract, substitute
 from metasearch.schema import Given, teacher_of, weights_of
 
-__all__ = ["override", "read", "recorded", "with_place_of_weights", "with_teacher", "without_emptied"]
+__all__ = ["override", "pinned", "read", "recorded", "with_place_of_weights", "with_teacher", "without_emptied"]
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -112,6 +111,8 @@ def with_teacher(tree: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """An experiment whose teacher comes from a phi: as it is recorded, with the hash of that phi; and as workers get
     it, with the teacher's settings and what it learned.
 
+    The hash is of tensors; what was chosen for them is not in it.
+
     Raises:
         ConfigError: if no update rule was learned there, it is not metasearch's own, or the record has another hash.
     """
@@ -121,30 +122,37 @@ def with_teacher(tree: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     block = tree["evaluation"]["estimator"]["teacher"]
     try:
         found = stored(given.path, given.slot)
-        learner = {} if found is None else found.manifest.config.get("learner") or {}
-        rule = learner.get("slots", {}).get(given.slot) if isinstance(learner, Mapping) else None
-        refuse_user_code(rule, allow_user_code=False)
+        settings = None if found is None else rule_settings(found)
     except ArtifactError as error:
-        raise ConfigError(given.key, str(error)) from error
+        raise ConfigError(given.key, f"{given.path}: {error}") from error
     learned = {} if found is None else found.phi.part(given.slot)
-    if found is None or not isinstance(rule, Mapping) or not learned:
+    if found is None or settings is None or not learned:
         raise ConfigError(given.key, f"expected a phi with an update rule that a gradient learned, got {given.path}")
+    try:
+        refuse_user_code(settings, allow_user_code=False)
+    except ArtifactError:
+        raise ConfigError(
+            given.key, f"expected one of metasearch's own update rules, got {settings.get('type')} in {given.path}"
+        ) from None
     if block.get("hash") not in (None, found.manifest.hash):
         raise ConfigError(
             given.key,
-            f"the phi in {given.path} is not the one that this search began with (its hash is {found.manifest.hash}, "
-            f"that of the record {block['hash']}); put the old one back, or start a new search",
+            f"the phi in {given.path} is not the one of the record: its hash is {found.manifest.hash}, there "
+            f"{block['hash']}. Put the old one back, or give a teacher without the hash for a new search: "
+            '--set "evaluation.estimator.teacher={from: RUN}"',
         )
-    template, ranges = extract({"learner": {"slots": {given.slot: dict(rule)}}})
-    chosen = {name: found.phi.choices[name] for name in ranges if name in found.phi.choices}
-    if left := [name for name in ranges if name not in chosen]:
-        raise ConfigError(given.key, f"the phi in {given.path} does not say what was chosen for {', '.join(left)}")
-    settings = dict(substitute(template, chosen))["learner"]["slots"][given.slot]
-    settings = {name: value for name, value in settings.items() if name not in ("from", "searcher")}
     recorded = override(tree, {"evaluation.estimator.teacher.hash": found.manifest.hash})
     numbers = {name: value.tolist() for name, value in learned.items()}
     sent = override(tree, {"evaluation.estimator.teacher": settings, "evaluation.estimator.learned": numbers})
     return recorded, sent
+
+
+def pinned(tree: Mapping[str, Any], resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """A raw experiment with given weights and a teacher as they were found when it was resolved."""
+    places = {given.key: given.path for given in weights_of(resolved.get("learner"))}
+    if (given := teacher_of(resolved.get("evaluation"))) is not None:
+        places[given.key.removesuffix(".from")] = resolved["evaluation"]["estimator"]["teacher"]
+    return override(tree, places)
 
 
 def without_emptied(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from metasearch.artifacts.manifest import FORMAT, Manifest, Provenance, TensorInfo, current_versions
 from metasearch.artifacts.references import refuse_user_code, user_references
 from metasearch.artifacts.store import StoredPhi, check_fits, load, save
-from metasearch.artifacts.weights import Start, described, start_from, stored
+from metasearch.artifacts.weights import Start, rule_settings, start_from, stored
 
 __all__ = [
     "FORMAT",
@@ -14,9 +14,9 @@ __all__ = [
     "TensorInfo",
     "check_fits",
     "current_versions",
-    "described",
     "load",
     "refuse_user_code",
+    "rule_settings",
     "save",
     "start_from",
     "stored",

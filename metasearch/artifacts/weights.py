@@ -13,10 +13,11 @@ from torch import Tensor
 
 from metasearch.artifacts import shipped
 from metasearch.artifacts.store import StoredPhi, load, read_tensors
-from metasearch.core.errors import ArtifactError
+from metasearch.core.errors import ArtifactError, ConfigError
+from metasearch.core.space import substitute
 from metasearch.core.values import Phi, Tensors
 
-__all__ = ["Start", "described", "read_weights", "start_from", "stored"]
+__all__ = ["Start", "read_weights", "rule_settings", "start_from", "stored"]
 
 _NETWORKS = ("initialization", "embedding")
 """Parts of phi that are a whole network for the tasks; each can start from the other."""
@@ -91,18 +92,23 @@ def read_weights(path: str | Path, slot: str = "initialization") -> Tensors:
     return {str(name): value for name, value in state.items()}
 
 
-def described(path: str | Path, slot: str = "initialization") -> dict[str, Any]:
-    """The experiment that a phi came from, as its manifest tells it; empty where there is no phi but a file.
-
-    Args:
-        path: see :func:`read_weights`.
-        slot: the part of phi that it is for.
+def rule_settings(found: StoredPhi) -> dict[str, Any] | None:
+    """The update rule of a stored phi as it was chosen, ``type`` and settings; None if its manifest tells none.
 
     Raises:
-        ArtifactError: if the phi is damaged.
+        ArtifactError: if something was left to choose, and phi does not say what was.
     """
-    found = stored(path, slot)
-    return {} if found is None else dict(found.manifest.config)
+    learner = found.manifest.config.get("learner")
+    slots = learner.get("slots") if isinstance(learner, Mapping) else None
+    block = slots.get("update_rule") if isinstance(slots, Mapping) else None
+    if not isinstance(block, Mapping):
+        return None
+    try:
+        plain = substitute({"learner": {"slots": {"update_rule": dict(block)}}}, found.phi.choices)
+    except ConfigError as error:
+        raise ArtifactError(f"the phi does not say what was chosen for its update rule: {error}") from error
+    settings = plain["learner"]["slots"]["update_rule"]
+    return {name: value for name, value in settings.items() if name not in ("from", "searcher", "chosen")}
 
 
 def stored(path: str | Path, slot: str) -> StoredPhi | None:

@@ -52,7 +52,7 @@ class Imitation(EpisodeEstimator):
         Args:
             teacher: the update rule that is imitated, as the slot of that name takes it:
                 ``{type: learned_momentum, momentum: 0.9, nesterov: true, rate: 1}``; in an experiment also
-                ``{from: PHI}``, the folder of a phi or a run that learned one.
+                ``{from: PHI}``, the folder of a phi or a run that learned one of metasearch's own.
             learned: what the teacher has learned, numbers or lists of numbers by name; None means that it is as it
                 starts. ``from`` fills this in.
             coordinates: of each tensor, drawn anew for each task; None means all.
@@ -118,6 +118,12 @@ class Imitation(EpisodeEstimator):
 
     def _taught(self, learner: InnerLoop) -> InnerLoop:
         """The inner loop with the teacher's rule."""
+        if "from" in self.config.teacher:
+            raise ConfigError(
+                "evaluation.estimator.teacher",
+                "comes from a phi in an experiment that says `estimator: {type: imitation, teacher: {from: PHI}}`; "
+                "elsewhere give its settings, and `learned`",
+            )
         try:
             taught = learner.with_rule(self.config.teacher)
         except ConfigError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from metasearch.core.registry import build
 from metasearch.core.values import Phi
 from metasearch.estimators.episodes import Problem
 from metasearch.estimators.imitation import _relative
+from metasearch.groups import run_group
 from metasearch.program import ExperimentProgram, build_program
 from metasearch.resolution import resolve
 from metasearch.testing.phi import stored_phi
@@ -153,6 +155,7 @@ def test_a_rule_that_imitates_learns_to_train() -> None:
         (LSTM, {"type": "sgd"}, ConfigError, "teacher: must be a rule of its own"),
         (LSTM, {"type": "learned_momentum", "rat": 1}, ConfigError, "evaluation.estimator.teacher.*rat"),
         (LSTM, {"type": "learned_momentum", "rate": "fast"}, ConfigError, "evaluation.estimator.teacher.*rate"),
+        (LSTM, {"from": "a phi"}, ConfigError, "in an experiment that says"),
         (LSTM, {"type": "nesterov"}, ConfigError, "evaluation.estimator.teacher.*nesterov"),
     ],
 )
@@ -258,7 +261,7 @@ def test_another_phi_in_the_teacher_s_place_is_told_from_it(tmp_path: Path) -> N
     shutil.rmtree(place)
     stored = artifacts.load(tmp_path / "fresh")
     artifacts.save(place, stored.phi, stored.manifest)
-    with pytest.raises(ConfigError, match="not the one that this search began with"):
+    with pytest.raises(ConfigError, match="not the one of the record"):
         resolve(found.tree)
 
 
@@ -271,6 +274,12 @@ def test_a_teacher_acts_by_what_was_chosen_for_it(tmp_path: Path) -> None:
     artifacts.save(tmp_path / "chosen", stored.phi.replace(choices=choice), manifest)
     found = resolve(experiment({"from": "chosen"}), tmp_path)
     assert found.program.file.evaluation["estimator"]["teacher"]["scale"] == 0.5
+    either = {"choice": [ranged, {"type": "learned_momentum", "rate": {"float": [0.1, 1.0]}}]}
+    said = {"learner": {**learner, "slots": {**learner["slots"], "update_rule": either}}}
+    first = {"learner.slots.update_rule": "lstm", "learner.slots.update_rule.scale": 0.25}
+    artifacts.save(tmp_path / "either", stored.phi.replace(choices=first), manifest.model_copy(update={"config": said}))
+    found = resolve(experiment({"from": "either"}), tmp_path)
+    assert found.program.file.evaluation["estimator"]["teacher"] == {**LSTM, "scale": 0.25}
     artifacts.save(tmp_path / "open", stored.phi, manifest)
     with pytest.raises(ConfigError, match="does not say what was chosen for"):
         resolve(experiment({"from": "open"}), tmp_path)
@@ -286,6 +295,14 @@ def test_a_manifest_s_word_imports_nothing(tmp_path: Path, monkeypatch: pytest.M
         resolve(experiment({"from": str(place)}))
     with pytest.raises(ConfigError, match="strange:Rule"):
         resolve(experiment(NESTEROV, {**NESTEROV, "from": str(place)}))
+
+
+def test_all_runs_of_a_group_have_the_teacher_that_the_first_one_had(tmp_path: Path) -> None:
+    place = learned_phi(tmp_path, NESTEROV)
+    group = run_group({**experiment({"from": "learned"}), "seeds": [0, 1]}, folder=tmp_path, root=tmp_path / "runs")
+    record = json.loads((group.path / "group.json").read_text())
+    kept = {"from": str(place), "hash": artifacts.load(place).manifest.hash}
+    assert [one["evaluation"]["estimator"]["teacher"] for one in record["members"].values()] == [kept, kept]
 
 
 def test_other_estimators_may_have_a_teacher_of_their_own() -> None:

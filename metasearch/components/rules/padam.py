@@ -25,11 +25,10 @@ class PadamRule(FlatRule):
 
         theta' = theta - rate c(k) (g + mu v') / (s' / mean(s') + eps)^power
 
-    with the mean of ``s'`` over the tensor. A power of 0 is Nesterov's momentum as torch has it; with 1/2 all
-    coordinates of a tensor move about as far. Partially adaptive momentum is Padam (Chen et al., arXiv:1806.06763),
-    which divides by ``s'`` itself, looks not ahead and corrects moments for their start at zero (of ``s' / mean(s')``
-    the correction cancels). The factor c is learned at the steps ``knots``, counted from 0; between them its logarithm
-    is linear in log(1 + step).
+    with the mean of ``s'`` over the tensor, which makes a correction of ``s'`` for its start at zero needless. A power
+    of 0 is Nesterov's momentum as torch has it; with 1/2 all coordinates of a tensor move about as far. Padam (Chen et
+    al., arXiv:1806.06763) has the power; it divides by the largest ``s'`` so far itself, and looks not ahead. The
+    factor c is learned at the steps ``knots``, counted from 0; between them its logarithm is linear in log(1 + step).
 
     phi holds ``log_rate``, ``logit_momentum``, ``logit_beta`` and ``power`` (one of each, or one for each tensor), and
     with knots ``schedule`` ``[knots]``, logarithms of c.
