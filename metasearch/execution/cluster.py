@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 import torch
 from ray._raylet import Config  # type: ignore[attr-defined]
@@ -18,6 +20,8 @@ from metasearch.core.errors import ExecutionError
 
 __all__ = ["RaySession", "assigned_device", "require_resources", "start_ray", "worker_environment"]
 
+_PATIENCE = 5.0
+"""Seconds that workers of a local Ray have to end by themselves."""
 _DEFAULTS = {"RAY_USAGE_STATS_ENABLED": "0"}
 _LOCAL_DEFAULTS = {
     "RAY_AUTH_MODE": "token",  # Ray's own default for local clusters, which warns unless it is set
@@ -37,10 +41,28 @@ class RaySession:
         self._started = started
 
     def close(self) -> None:
-        """Disconnects, and shuts a local Ray down; does nothing where Ray was running in this process before."""
+        """Disconnects, and shuts a local Ray down; does nothing where Ray was running in this process before.
+
+        Workers of a local Ray end by themselves. Now and then one hangs in its own exit, for good; after some seconds
+        it is killed.
+        """
         if self._started and ray.is_initialized():
+            workers = _local_workers()
             ray.shutdown()
+            _, hanging = psutil.wait_procs(workers, timeout=_PATIENCE)
+            for process in hanging:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(hanging, timeout=_PATIENCE)
         self._started = False
+
+
+def _local_workers() -> list[psutil.Process]:
+    """Processes below the raylet that this process has started."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        raylets = [one for one in psutil.Process().children() if "raylet" in one.name()]
+        return [worker for one in raylets for worker in one.children(recursive=True)]
+    return []
 
 
 def start_ray(
