@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import metasearch.takeaway.optimizer as module
+from metasearch.components import Context
 from metasearch.core.errors import ArtifactError
 from metasearch.core.registry import build
 from metasearch.core.values import Batch, Task, TaskSpec
@@ -93,7 +94,7 @@ def lstm(tmp_path: Path) -> LoadedPhi:
 def test_the_numbers_are_those_of_the_inner_loop(
     case: str, piece: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "PIECE", piece)
+    monkeypatch.setattr(module, "MOST", piece)
     phi = learned(tmp_path, RULES[case])
     inside: Any = build("learner", block(RULES[case]), "learner", spec=SPEC)
     x, y = data(torch.float64)
@@ -357,3 +358,22 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         found = {case: trajectory(Path(folder) / case, case).tolist() for case in RULES}
     GOLDEN.write_text(json.dumps(found, indent=1) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("settings", "piece"),
+    [
+        ({"type": "learned_adam"}, 1 << 16),
+        ({"type": "mlp", "hidden": [4, 4]}, 1 << 16),
+        ({"type": "mlp", "hidden": [32, 32]}, 1 << 15),
+        ({"type": "mlp", "hidden": [4, 4], "second_moments": [0.9, 0.99]}, 1 << 15),
+        ({"type": "lstm"}, 1 << 14),
+        ({"type": "mlp", "hidden": [1 << 21]}, 1),
+    ],
+)
+def test_the_more_numbers_a_rule_holds_of_a_coordinate_the_fewer_are_taken_at_once(
+    settings: dict[str, Any], piece: int
+) -> None:
+    nothing: Any = None
+    rule = build("slot.update_rule", settings, "", context=Context(nothing, nothing, {}, ()))
+    assert module.piece_of(rule) == piece

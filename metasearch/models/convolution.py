@@ -12,13 +12,13 @@ measured at a third to two thirds of the speed of the product (``experiments/ben
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from metasearch.core.processor import AMD
 from metasearch.models.axes import joined, merged, split
 from metasearch.models.direct import grouped_conv2d
 from metasearch.models.product import product
@@ -26,16 +26,7 @@ from metasearch.models.product import product
 __all__ = ["conv2d"]
 
 
-def _vendor() -> str:
-    """Maker of the CPU as Linux names it; empty elsewhere."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return ""
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "")
-
-
-CACHE_BYTES = 1 << 17 if _vendor() == "AuthenticAMD" else 1 << 20
+CACHE_BYTES = 1 << 17 if AMD else 1 << 20
 """Patches of a task above this size cost more to multiply than a direct convolution.
 
 Half of a second-level cache where the matrix product is as fast as the convolution's kernels. On AMD processors torch's

@@ -7,6 +7,7 @@ and no memory besides its parameters, gradients and the rule's state.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor
 from metasearch import artifacts
 from metasearch.artifacts import Manifest, refuse_user_code
 from metasearch.components import Context
-from metasearch.components.rules import Block, FlatRule, State
+from metasearch.components.rules import Block, Features, FlatRule, State, multiplied
 from metasearch.core.errors import ArtifactError, ConfigError
 from metasearch.core.registry import build
 from metasearch.core.values import Phi, Tensors
@@ -27,8 +28,8 @@ from metasearch.takeaway.rebuild import plain_config
 
 __all__ = ["LearnedOptimizer", "LearnedRule", "rule_of"]
 
-PIECE = 1 << 15
-"""Coordinates that are worked on at once."""
+NUMBERS, MOST = 1 << 20, 1 << 16
+"""Numbers that are held at once while a step is computed, so that they fit the cache; and the most coordinates."""
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
             member.parameter.grad.detach().reshape(-1) for member in members if member.parameter.grad is not None
         ]
         states = [{key: value for key, value in one.state.items() if key != "step"} for one in members]
-        blocks = list(_blocks([theta.numel() for theta in thetas]))
+        blocks = list(_blocks([theta.numel() for theta in thetas], piece_of(rule)))
         scales = None
         if rule.normalizes:
             scales = rule.scale(self._mean_squares(members, blocks, thetas, gradients, states, values, dtype, age))
@@ -226,9 +227,9 @@ class LearnedOptimizer(torch.optim.Optimizer):
             theta, gradient = _load(thetas, pieces, dtype), _load(gradients, pieces, dtype)
             before = _load_state(states, pieces)
             state = before if rule.normalizes else rule.remember(values, gradient, before, age, layout)
-            features = rule.features(values, theta, gradient, state)
+            features: Features = rule.features(values, theta, gradient, state)
             if scales is not None:
-                features = features * layout.spread(scales[..., [piece.index for piece in pieces]])
+                features = multiplied(features, layout.spread(_of(scales, pieces)))
             moved, state = rule.decide(values, features, state, age, layout)
             _store_state(states, pieces, before, state)
             _move(thetas, pieces, theta, moved, lr, float(group["weight_decay"]))
@@ -307,21 +308,32 @@ def _wide(parameter: Tensor) -> torch.dtype:
     return torch.float64 if parameter.dtype == torch.float64 else torch.float32
 
 
-def _blocks(sizes: Sequence[int]) -> Iterator[list[_Piece]]:
+def piece_of(rule: FlatRule) -> int:
+    """Coordinates that are worked on at once, a power of two."""
+    return int(2 ** math.floor(math.log2(min(max(NUMBERS // rule.width, 1), MOST))))
+
+
+def _blocks(sizes: Sequence[int], piece: int) -> Iterator[list[_Piece]]:
     """All coordinates, small tensors together, large ones in pieces."""
     together: list[_Piece] = []
-    room = PIECE
+    room = piece
     for index, size in enumerate(sizes):
-        if size > PIECE:
-            yield from ([_Piece(index, start, min(start + PIECE, size))] for start in range(0, size, PIECE))
+        if size > piece:
+            yield from ([_Piece(index, start, min(start + piece, size))] for start in range(0, size, piece))
             continue
         if size > room:
             yield together
-            together, room = [], PIECE
+            together, room = [], piece
         together.append(_Piece(index, 0, size))
         room -= size
     if together:
         yield together
+
+
+def _of(numbers: Tensor, pieces: Sequence[_Piece]) -> Tensor:
+    """Those of the pieces' tensors, ``[..., pieces]``, of one for each tensor."""
+    first = pieces[0].index
+    return numbers[..., first : first + 1] if len(pieces) == 1 else numbers[..., [piece.index for piece in pieces]]
 
 
 def _layout(pieces: Sequence[_Piece], members: Sequence[_Member]) -> Block:
@@ -330,35 +342,49 @@ def _layout(pieces: Sequence[_Piece], members: Sequence[_Member]) -> Block:
     )
 
 
-def _squares(layout: Block, features: Tensor) -> Tensor:
-    """Sums of squares over each tensor; those of a single one without a copy."""
+def _squares(layout: Block, features: Sequence[Tensor]) -> Tensor:
+    """Sums of squares over each tensor, ``[F, 1, tensors]``; those of a single one without a copy."""
     if len(layout.sizes) == 1:
-        return torch.linalg.vector_norm(features, dim=-1, keepdim=True).square()
-    return layout.sums(features.square())
+        norms = [torch.linalg.vector_norm(feature, dim=-1, keepdim=True) for feature in features]
+        return torch.stack(norms).square()
+    return torch.stack([layout.sums(feature.square()) for feature in features])
 
 
-def _load(tensors: Sequence[Tensor], pieces: Sequence[_Piece], dtype: torch.dtype | None = None) -> Tensor:
-    """Pieces side by side, ``[1, n, ...]``."""
-    parts = [tensors[piece.index][piece.start : piece.stop] for piece in pieces]
-    whole = parts[0] if len(parts) == 1 else torch.cat(parts)
-    return (whole if dtype is None else whole.to(dtype)).unsqueeze(0)
+def _load(tensors: Sequence[Tensor], pieces: Sequence[_Piece], dtype: torch.dtype) -> Tensor:
+    """Pieces side by side, ``[1, n]``."""
+    return _joined([tensors[piece.index][piece.start : piece.stop] for piece in pieces]).to(dtype)
 
 
 def _load_state(states: Sequence[State], pieces: Sequence[_Piece]) -> State:
-    return {key: _load([state[key] for state in states], pieces) for key in states[pieces[0].index]}
+    """What the pieces remember, ``[1, n, ...]`` each."""
+    return {
+        key: _joined([states[piece.index][key][piece.start : piece.stop] for piece in pieces])
+        for key in states[pieces[0].index]
+    }
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return (parts[0] if len(parts) == 1 else torch.cat(list(parts))).unsqueeze(0)
 
 
 def _store_state(states: Sequence[State], pieces: Sequence[_Piece], before: State, after: State) -> None:
     for key, value in after.items():
         if value is not before[key]:
-            parts = value[0].split([piece.stop - piece.start for piece in pieces])
-            for piece, part in zip(pieces, parts, strict=True):
+            for piece, part in zip(pieces, _parts(value[0], pieces), strict=True):
                 states[piece.index][key][piece.start : piece.stop].copy_(part)
 
 
 def _move(
     thetas: Sequence[Tensor], pieces: Sequence[_Piece], theta: Tensor, moved: Tensor, lr: float, decay: float
 ) -> None:
-    after = torch.add(theta if not decay else theta * (1 - lr * decay), moved, alpha=lr)[0]
-    for piece, part in zip(pieces, after.split([piece.stop - piece.start for piece in pieces]), strict=True):
-        thetas[piece.index][piece.start : piece.stop].copy_(part)
+    kept = theta if not decay else theta * (1 - lr * decay)
+    for piece, before, part in zip(pieces, _parts(kept[0], pieces), _parts(moved[0], pieces), strict=True):
+        after = thetas[piece.index][piece.start : piece.stop]
+        if after.dtype == before.dtype:
+            torch.add(before, part, alpha=lr, out=after)
+        else:
+            after.copy_(torch.add(before, part, alpha=lr))
+
+
+def _parts(x: Tensor, pieces: Sequence[_Piece]) -> Sequence[Tensor]:
+    return (x,) if len(pieces) == 1 else x.split([piece.stop - piece.start for piece in pieces])

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from metasearch.components.rules import Block, FlatRule
+from metasearch.components.rules import Block, FlatRule, multiplied
 from metasearch.core.values import Tensors, fingerprint
 
 __all__ = ["RuleContract"]
@@ -66,12 +66,13 @@ class RuleContract:
         kept = rule.remember(values, gradient, state, 0, block)
         features = rule.features(values, theta, gradient, kept)
         if rule.normalizes:
-            features = features * rule.scale(features.square().mean(-1, keepdim=True))
+            mean_squares = torch.stack([one.square().mean(-1, keepdim=True) for one in features])
+            features = tuple(multiplied(features, rule.scale(mean_squares)))
         for start, stop in ((0, 3), (3, 7)):
             piece = Block(("first",), (stop - start,))
             moved, state = rule.decide(
                 values,
-                features[..., start:stop],
+                tuple(one[:, start:stop] for one in features),
                 {name: value[:, start:stop] for name, value in kept.items()},
                 0,
                 piece,

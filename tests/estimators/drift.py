@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import metasearch.program  # noqa: F401  (lists the built-in parts)
-from metasearch.components.rules import Block, FlatRule, State
+from metasearch.components.rules import Block, Features, FlatRule, State
 from metasearch.core.registry import build
 from metasearch.core.values import Phi, Tensors
 from metasearch.estimators.episodes import Problem
@@ -28,8 +28,10 @@ class Drift(FlatRule):
     def init(self, seed: int) -> tuple[Tensors, Tensors]:
         return {"drift": torch.tensor(PHI)}, {}
 
-    def decide(self, values: Tensors, features: Tensor, state: State, step: int, block: Block) -> tuple[Tensor, State]:
-        return values["drift"].expand(features.shape[1:]), state
+    def decide(
+        self, values: Tensors, features: Features, state: State, step: int, block: Block
+    ) -> tuple[Tensor, State]:
+        return values["drift"].expand(features[0].shape), state
 
 
 def problem(**settings: Any) -> Problem:

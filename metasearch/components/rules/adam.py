@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from metasearch.components.rules.flat import Block, FlatRule, State
+from metasearch.components.rules.flat import Block, Features, FlatRule, State
 from metasearch.components.rules.momentum import logit_of, per_tensor
 from metasearch.core.values import Tensors
 
@@ -77,10 +77,12 @@ class AdamRule(FlatRule):
             after = {"mean": _mixed(state["mean"], gradient, block.constants(values, "logit_beta1")), **after}
         return after
 
-    def features(self, values: Tensors, theta: Tensor, gradient: Tensor, state: State) -> Tensor:
-        return torch.stack([gradient, theta]) if self.config.weight_decay is not None else gradient.unsqueeze(0)
+    def features(self, values: Tensors, theta: Tensor, gradient: Tensor, state: State) -> tuple[Tensor, ...]:
+        return (gradient, theta) if self.config.weight_decay is not None else (gradient,)
 
-    def decide(self, values: Tensors, features: Tensor, state: State, step: int, block: Block) -> tuple[Tensor, State]:
+    def decide(
+        self, values: Tensors, features: Features, state: State, step: int, block: Block
+    ) -> tuple[Tensor, State]:
         mean, square = state.get("mean", features[0]), state["square"]
         if self.config.correct:
             square = square / _seen(block.constants(values, "logit_beta2"), step + 1)

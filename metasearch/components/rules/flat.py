@@ -26,10 +26,13 @@ from metasearch.core.config import Config as BaseConfig
 from metasearch.core.errors import ConfigError
 from metasearch.core.values import Tensors
 
-__all__ = ["Block", "FlatRule", "State", "joined"]
+__all__ = ["Block", "Features", "FlatRule", "State", "joined", "multiplied", "stacked"]
 
 State = dict[str, Tensor]
 """What coordinates remember, by name: ``[T, n, ...]`` each."""
+
+Features = tuple[Tensor, ...] | Tensor
+"""F features of coordinates: ``[T, n]`` each, or one tensor ``[F, T, n]`` once they have been divided."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,11 @@ class FlatRule(Component, ABC):
         return not self.config.second_order
 
     @property
+    def width(self) -> int:
+        """The most numbers that there are of a coordinate at once while a step is computed, as a measure of memory."""
+        return 1
+
+    @property
     def tensors(self) -> tuple[str, ...] | None:
         """Names of the tensors that it knows a number for; None if it takes any tensor."""
         return None
@@ -115,12 +123,14 @@ class FlatRule(Component, ABC):
         """What they remember once ``gradient`` ``[T, n]`` is known."""
         return state
 
-    def features(self, values: Tensors, theta: Tensor, gradient: Tensor, state: State) -> Tensor:
-        """What the decision is taken on, ``[F, T, n]``."""
-        return gradient.unsqueeze(0)
+    def features(self, values: Tensors, theta: Tensor, gradient: Tensor, state: State) -> tuple[Tensor, ...]:
+        """What the decision is taken on, F times ``[T, n]``."""
+        return (gradient,)
 
     @abstractmethod
-    def decide(self, values: Tensors, features: Tensor, state: State, step: int, block: Block) -> tuple[Tensor, State]:
+    def decide(
+        self, values: Tensors, features: Features, state: State, step: int, block: Block
+    ) -> tuple[Tensor, State]:
         """What is added to theta, ``[T, n]``, and what is remembered from now on."""
 
     def scale(self, mean_squares: Tensor) -> Tensor:
@@ -132,10 +142,11 @@ class FlatRule(Component, ABC):
     ) -> tuple[Tensor, State]:
         """One step of whole tensors: what is added to theta ``[T, n]``, and the next state."""
         state = self.remember(values, gradient, state, step, block)
-        features = self.features(values, theta, gradient, state)
+        features: Features = self.features(values, theta, gradient, state)
         if self.normalizes:
-            sizes = torch.tensor(block.sizes, dtype=features.dtype, device=features.device)
-            features = features * block.spread(self.scale(block.sums(features.square()) / sizes))
+            sizes = torch.tensor(block.sizes, dtype=gradient.dtype, device=gradient.device)
+            factors = self.scale(torch.stack([block.sums(one.square()) for one in features]) / sizes)
+            features = multiplied(features, block.spread(factors))
         return self.decide(values, features, state, step, block)
 
     def begin_update(self, values: Tensors, theta: Tensors, seeds: NDArray[np.int64] | None = None) -> Any:
@@ -176,6 +187,21 @@ class FlatRule(Component, ABC):
         piece = Block(block.names, sizes)
         own, part = self.advance(values, sample.of(theta), sample.of(gradient), state["part"], step, piece)
         return sample.attached(moved, own), {**state, "all": whole, "part": part}
+
+
+def stacked(features: Features) -> Tensor:
+    """Features as one tensor ``[F, T, n]``."""
+    return features if isinstance(features, Tensor) else torch.stack(features)
+
+
+def multiplied(features: Features, factors: Tensor) -> Tensor:
+    """Each feature times its factors, which are ``[F, T, n]`` or ``[F, T, 1]``; as one tensor ``[F, T, n]``."""
+    if torch.is_grad_enabled():
+        return torch.stack([feature * factor for feature, factor in zip(features, factors, strict=True)])
+    found = features[0].new_empty(len(features), *features[0].shape)
+    for row, feature, factor in zip(found, features, factors, strict=True):
+        torch.mul(feature, factor, out=row)
+    return found
 
 
 def joined(tensors: Sequence[Tensor]) -> Tensor:

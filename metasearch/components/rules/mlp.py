@@ -14,7 +14,8 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from metasearch.components.rules.flat import Block, FlatRule, State
+from metasearch.components.rules.flat import Block, Features, FlatRule, State, stacked
+from metasearch.components.rules.perceptron import perceptron
 from metasearch.core.seeds import Draws
 from metasearch.core.values import Tensors
 
@@ -69,8 +70,7 @@ class MlpRule(FlatRule):
     def init(self, seed: int) -> tuple[Tensors, Tensors]:
         """Uniform weights of variance 1 / (3 fan-in), biases 0."""
         draws, config = Draws([seed], "mlp rule"), self.config
-        count = 2 + len(config.momenta) + len(config.second_moments) * (2 + len(config.momenta))
-        sizes = (count, *config.hidden)
+        sizes = (self._features, *config.hidden)
         found: Tensors = {}
         for layer in range(len(config.hidden)):
             found[f"{layer}.weight"] = _uniform(draws, sizes[layer + 1], sizes[layer])
@@ -97,24 +97,35 @@ class MlpRule(FlatRule):
             for name, decay in self._kept(values)
         }
 
-    def features(self, values: Tensors, theta: Tensor, gradient: Tensor, state: State) -> Tensor:
+    def features(self, values: Tensors, theta: Tensor, gradient: Tensor, state: State) -> tuple[Tensor, ...]:
         first = [gradient, *(state[f"mean{index}"] for index in range(len(self.config.momenta)))]
         found = [theta, *first]
         for index in range(len(self.config.second_moments)):
-            inverse = torch.rsqrt(state[f"second{index}"] + 1e-12)
+            inverse = (state[f"second{index}"] + 1e-12).rsqrt_()
             found += [inverse, *(inverse * one for one in first)]
-        return torch.stack(found)
+        return tuple(found)
 
-    def decide(self, values: Tensors, features: Tensor, state: State, step: int, block: Block) -> tuple[Tensor, State]:
-        x = features.flatten(1)
+    def decide(
+        self, values: Tensors, features: Features, state: State, step: int, block: Block
+    ) -> tuple[Tensor, State]:
+        x = stacked(features)
         scales = torch.tensor(TIMES, dtype=x.dtype, device=x.device)
-        bias = values["0.bias"] + values["time.weight"] @ torch.tanh(step / scales - 1)
-        for layer in range(len(self.config.hidden)):
-            bias = values[f"{layer}.bias"] if layer else bias
-            x = torch.relu(torch.addmm(bias.unsqueeze(1), values[f"{layer}.weight"], x))
-        direction, length = torch.addmm(values["out.bias"].unsqueeze(1), values["out.weight"], x)
-        moved = -self.config.size * direction * torch.exp(self.config.sharpness * length)
-        return moved.view(features.shape[1:]), state
+        time = values["time.weight"] @ torch.tanh(step / scales - 1)
+        names = [*map(str, range(len(self.config.hidden))), "out"]
+        layers = [(values[f"{name}.weight"], values[f"{name}.bias"]) for name in names]
+        layers[0] = layers[0][0], layers[0][1] + time
+        direction, length = perceptron(x.flatten(1), layers)
+        moved = (self.config.sharpness * length).exp_() * direction * -self.config.size
+        return moved.view(x.shape[1:]), state
+
+    @property
+    def width(self) -> int:
+        return max(self._features, *self.config.hidden)
+
+    @property
+    def _features(self) -> int:
+        momenta = len(self.config.momenta)
+        return 2 + momenta + len(self.config.second_moments) * (2 + momenta)
 
     def _kept(self, values: Tensors) -> list[tuple[str, Tensor | float]]:
         """What is remembered, with its decay."""

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from metasearch.components.rules.flat import Block, FlatRule, State
+from metasearch.components.rules.flat import Block, Features, FlatRule, State
 from metasearch.core.errors import ConfigError
 from metasearch.core.values import Tensors
 
@@ -58,7 +58,9 @@ class MomentumRule(FlatRule):
             return state
         return {"velocity": torch.sigmoid(block.constants(values, "logit_momentum")) * state["velocity"] + gradient}
 
-    def decide(self, values: Tensors, features: Tensor, state: State, step: int, block: Block) -> tuple[Tensor, State]:
+    def decide(
+        self, values: Tensors, features: Features, state: State, step: int, block: Block
+    ) -> tuple[Tensor, State]:
         move = state.get("velocity", features[0])
         if self.config.nesterov:
             move = features[0] + torch.sigmoid(block.constants(values, "logit_momentum")) * move

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, NonNegativeInt, field_validator
 from torch import Tensor
 
-from metasearch.components.rules.flat import Block, FlatRule, State
+from metasearch.components.rules.flat import Block, Features, FlatRule, State
 from metasearch.components.rules.momentum import logit_of, per_tensor
 from metasearch.core.values import Tensors
 
@@ -92,14 +92,16 @@ class PadamRule(FlatRule):
             "square": beta * state["square"] + (1 - beta) * gradient.square(),
         }
 
-    def features(self, values: Tensors, theta: Tensor, gradient: Tensor, state: State) -> Tensor:
-        return torch.stack([gradient, state["velocity"], (state["square"] + _TINY).sqrt()])
+    def features(self, values: Tensors, theta: Tensor, gradient: Tensor, state: State) -> tuple[Tensor, ...]:
+        return gradient, state["velocity"], (state["square"] + _TINY).sqrt()
 
     def scale(self, mean_squares: Tensor) -> Tensor:
         """Only the last feature is divided: its square becomes ``s' / mean(s')``."""
         return torch.cat([torch.ones_like(mean_squares[:2]), torch.rsqrt(mean_squares[2:])])
 
-    def decide(self, values: Tensors, features: Tensor, state: State, step: int, block: Block) -> tuple[Tensor, State]:
+    def decide(
+        self, values: Tensors, features: Features, state: State, step: int, block: Block
+    ) -> tuple[Tensor, State]:
         gradient, velocity, root = features
         ahead = gradient + torch.sigmoid(block.constants(values, "logit_momentum")) * velocity
         divisor = (root.square() + self.config.eps).pow(block.constants(values, "power"))
