@@ -7,6 +7,7 @@ over further seeds; the learned ones are taken as they are, and with their facto
 0.3 and 0.1. Each is taken with and without a cosine schedule on top.
 
     python experiments/shipped_optimizers.py --steps 200 --seeds 5 --out shipped
+    python experiments/shipped_optimizers.py --optimizers lstm-v1 runs/FOLDER     # your own beside one of them
 
 writes ``shipped.md`` and ``shipped.json``: test loss and accuracy after the last step with 95 % intervals over seeds,
 and the paired difference to tuned Adam. Each finished problem is kept, so that a stopped run goes on. MNIST and
@@ -116,6 +117,7 @@ def main() -> None:
         "seeds": arguments.seeds,
         "tuning": arguments.tuning,
         "batch": arguments.batch,
+        "optimizers": arguments.optimizers,
     }
     record = json.loads(kept.read_text()) if kept.exists() else {"settings": settings, "problems": {}}
     if record["settings"] != settings:
@@ -135,6 +137,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--tuning", type=int, default=2, help="seeds that rates are chosen on")
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument(
+        "--optimizers", nargs="+", default=sorted(ms.optimizers()), help="names, or folders of runs that learned one"
+    )
     parser.add_argument("--cifar", help="archive of CIFAR-10 in the official binary layout")
     parser.add_argument("--out", default="shipped", help="beginning of the names of the files written")
     return parser.parse_args()
@@ -159,9 +164,9 @@ def measured(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         return min(figures, key=lambda rate: figures[rate])
 
     for cosine, ending in ((False, ""), (True, ", cosine")):
-        makes = {DEFAULT: adam(1e-3)} | {one: learned(one) for one in ms.optimizers()}
+        makes = {DEFAULT: adam(1e-3)} | {one: learned(one) for one in arguments.optimizers}
         grids = {TUNED: {rate: adam(rate) for rate in RATES}}
-        grids |= {f"{one}, lr tuned": {lr: learned(one, lr) for lr in FACTORS} for one in ms.optimizers()}
+        grids |= {f"{one}, lr tuned": {lr: learned(one, lr) for lr in FACTORS} for one in arguments.optimizers}
         for label, grid in grids.items():
             found["rates"][label + ending] = rate = best(grid, cosine=cosine)
             makes[label] = grid[rate]

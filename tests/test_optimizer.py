@@ -15,7 +15,6 @@ from torch import nn
 from torch.nn import functional as F
 
 import metasearch.takeaway.optimizer as module
-from metasearch.components import Context
 from metasearch.core.errors import ArtifactError
 from metasearch.core.registry import build
 from metasearch.core.values import Batch, Task, TaskSpec
@@ -361,19 +360,8 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize(
-    ("settings", "piece"),
-    [
-        ({"type": "learned_adam"}, 1 << 16),
-        ({"type": "mlp", "hidden": [4, 4]}, 1 << 16),
-        ({"type": "mlp", "hidden": [32, 32]}, 1 << 15),
-        ({"type": "mlp", "hidden": [4, 4], "second_moments": [0.9, 0.99]}, 1 << 15),
-        ({"type": "lstm"}, 1 << 14),
-        ({"type": "mlp", "hidden": [1 << 21]}, 1),
-    ],
+    ("remembered", "piece"), [(0, 1 << 16), (1, 1 << 16), (32, 1 << 16), (80, 1 << 14), (1 << 22, 1)]
 )
-def test_the_more_numbers_a_rule_holds_of_a_coordinate_the_fewer_are_taken_at_once(
-    settings: dict[str, Any], piece: int
-) -> None:
-    nothing: Any = None
-    rule = build("slot.update_rule", settings, "", context=Context(nothing, nothing, {}, ()))
-    assert module.piece_of(rule) == piece
+def test_the_more_a_coordinate_remembers_the_fewer_are_taken_at_once(remembered: int, piece: int) -> None:
+    theta = torch.zeros(3)
+    assert module.piece_of({"cell": theta.unsqueeze(1).expand(3, remembered)}, theta) == piece

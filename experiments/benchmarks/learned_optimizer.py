@@ -114,7 +114,7 @@ def floor_of(settings: dict[str, Any], count: int, clock: Any) -> float:
     piece = FLOOR_NUMBERS // max(max(shape) for shape in products)
     rooms = [(torch.randn(shape), torch.randn(shape[1], piece), torch.empty(shape[0], piece)) for shape in products]
     begin = clock()
-    for _ in range(count // piece):
+    for _ in range(max(count // piece, 1)):
         for weight, x, room in rooms[:-1]:
             torch.mm(weight, x, out=room)
             if kind == "lstm":

@@ -90,8 +90,10 @@ def rates(units: str, count: Callable[[str], int]) -> Row:
 
 def _take_turns(names: Sequence[str], rounds: int) -> tuple[dict[str, Answer], dict[str, float]]:
     """Starts this script once for each variant; what each said of itself first, and its median seconds."""
-    workers = {name: _start(name) for name in names}
-    firsts = {name: _ask(worker) for name, worker in workers.items()}
+    workers, firsts = {}, {}
+    for name in names:  # one after the other, so that what is measured in the making is not disturbed
+        workers[name] = _start(name)
+        firsts[name] = _ask(workers[name])
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(rounds):
         for name, worker in workers.items():

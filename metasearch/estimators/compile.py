@@ -7,6 +7,7 @@ any more, goes to inductor. The compiled code is kept in inductor's cache on dis
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 import warnings
@@ -100,9 +101,18 @@ def trace(function: Function, inputs: list[Tensor]) -> fx.GraphModule:
     def flat(*values: Tensor) -> tuple[Tensor, ...]:
         return tuple(function(list(values)))
 
-    graph = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
+    record = functools.partial(make_fx, tracing_mode="fake", _allow_non_fake_inputs=True)
+    graph = record(flat)(*inputs)
+    if any(_writes(node) for node in graph.graph.nodes):
+        # Two buffers that are made alike and then written to are no repeated expression.
+        graph = record(torch.func.functionalize(graph, remove="mutations"))(*inputs)
     graph.graph.eliminate_dead_code()
     return fx.GraphModule(graph, fx_graph_cse(graph.graph))
+
+
+def _writes(node: fx.Node) -> bool:
+    """Whether an operation changes a value in place."""
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
 def _inductor(graph: fx.GraphModule, inputs: list[Tensor]) -> Function:

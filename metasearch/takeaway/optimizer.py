@@ -28,8 +28,10 @@ from metasearch.takeaway.rebuild import plain_config
 
 __all__ = ["LearnedOptimizer", "LearnedRule", "rule_of"]
 
-NUMBERS, MOST = 1 << 20, 1 << 16
-"""Numbers that are held at once while a step is computed, so that they fit the cache; and the most coordinates."""
+MOST, REMEMBERED = 1 << 16, 1 << 21
+"""Coordinates that are worked on at once, and the numbers that they may remember together: a few megabytes, since of
+what is computed on the way much is read again at once.
+"""
 
 
 @dataclass(frozen=True)
@@ -218,7 +220,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
             member.parameter.grad.detach().reshape(-1) for member in members if member.parameter.grad is not None
         ]
         states = [{key: value for key, value in one.state.items() if key != "step"} for one in members]
-        blocks = list(_blocks([theta.numel() for theta in thetas], piece_of(rule)))
+        blocks = list(_blocks([theta.numel() for theta in thetas], piece_of(states[0], thetas[0])))
         scales = None
         if rule.normalizes:
             scales = rule.scale(self._mean_squares(members, blocks, thetas, gradients, states, values, dtype, age))
@@ -308,9 +310,10 @@ def _wide(parameter: Tensor) -> torch.dtype:
     return torch.float64 if parameter.dtype == torch.float64 else torch.float32
 
 
-def piece_of(rule: FlatRule) -> int:
-    """Coordinates that are worked on at once, a power of two."""
-    return int(2 ** math.floor(math.log2(min(max(NUMBERS // rule.width, 1), MOST))))
+def piece_of(state: State, theta: Tensor) -> int:
+    """Coordinates that are worked on at once, a power of two, from what those of a tensor remember."""
+    each = max(sum(value.numel() for value in state.values()) // theta.numel(), 1)
+    return int(2 ** math.floor(math.log2(min(max(REMEMBERED // each, 1), MOST))))
 
 
 def _blocks(sizes: Sequence[int], piece: int) -> Iterator[list[_Piece]]:

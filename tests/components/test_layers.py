@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import Tensor
@@ -21,26 +23,33 @@ def drawn(*shape: int, seed: int) -> Tensor:
 def lstm_inputs() -> list[Tensor]:
     states = [drawn(rows, COORDINATES, seed=rows + 7 * place) for place, rows in enumerate((INPUTS, UNITS, UNITS))]
     weights = [drawn(4 * UNITS, INPUTS, seed=1), drawn(4 * UNITS, UNITS, seed=2), drawn(4 * UNITS, seed=3)]
-    return [one.requires_grad_() for one in (*states, *weights)]
+    return [*states, *weights]
 
 
+@pytest.mark.parametrize("asked", [range(6), (0, 3, 4, 5), (1, 5), (2,)])
 @pytest.mark.parametrize("amd", [False, True])
 @pytest.mark.parametrize("piece", [1, 4, COORDINATES, 4096])
 def test_an_lstm_layer_in_pieces_has_the_values_and_gradients_of_the_plain_one(
-    amd: bool, piece: int, monkeypatch: pytest.MonkeyPatch
+    asked: Sequence[int], amd: bool, piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lstm, "AMD", amd)
     monkeypatch.setattr(lstm, "PIECE", piece)
     inputs = lstm_inputs()
+    for place, one in enumerate(inputs):
+        one.requires_grad_(place in asked)
     towards = drawn(2, UNITS, COORDINATES, seed=9)
 
     def answers(differentiable: bool) -> list[Tensor]:
         hidden, cell = lstm_layer(*inputs, differentiable=differentiable)
-        slopes = torch.autograd.grad((torch.stack([hidden, cell]) * towards).sum(), inputs)
+        slopes = torch.autograd.grad((torch.stack([hidden, cell]) * towards).sum(), [inputs[place] for place in asked])
         return [hidden, cell, *slopes]
 
     for own, plain in zip(answers(False), answers(True), strict=True):
         torch.testing.assert_close(own, plain, rtol=1e-12, atol=1e-13)
+
+
+def test_a_perceptron_of_nothing_gives_nothing() -> None:
+    assert apply(drawn(5, 0, seed=0), [(drawn(2, 5, seed=1), drawn(2, seed=2))]).shape == (2, 0)
 
 
 @pytest.mark.parametrize("numbers", [1, 12, 1 << 17])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -16,6 +17,7 @@ from metasearch.components.rules import Block, FlatRule
 from metasearch.core.errors import ConfigError
 from metasearch.core.registry import build, registry
 from metasearch.core.values import Phi, Task
+from metasearch.estimators import compile as compiling
 from metasearch.estimators.episodes import Problem
 from metasearch.learners.inner_loop import InnerLoop
 from metasearch.testing.rules import RuleContract
@@ -32,6 +34,7 @@ RULES: dict[str, dict[str, Any]] = {
     "adam": {"type": "learned_adam"},
     "adam for each tensor": {"type": "learned_adam", "constants": "tensor"},
     "adamw": {"type": "learned_adam", "weight_decay": 0.1, "horizon": 4},
+    "scheduled adam for each tensor": {"type": "learned_adam", "constants": "tensor", "knots": [1, 3]},
     "rmsprop": {"type": "learned_adam", "betas": [0.0, 0.99], "correct": False},
     "padam": {"type": "learned_padam", "power": 0.3},
     "padam for each tensor": {"type": "learned_padam", "power": 0.3, "knots": [1, 3], "constants": "tensor"},
@@ -131,6 +134,24 @@ def test_with_decay_and_a_horizon_it_is_torch_s_adamw_under_its_cosine_schedule(
         torch.testing.assert_close(theta["weight"][0], theirs.detach(), rtol=2e-6, atol=1e-8)
 
 
+def test_adam_follows_its_schedule() -> None:
+    made = rule({"weight": (3,)}, type="learned_adam", rate=0.02, knots=[1, 3, 8])
+    values = {name: value.double() for name, value in made.init(0)[0].items()}
+    values["schedule"] = torch.tensor([0.5, -0.25, 1.0], dtype=torch.float64)
+    theta = {"weight": normal(1, 3)}
+    theirs = theta["weight"][0].clone().requires_grad_()
+    optimizer = torch.optim.Adam([theirs], lr=0.02, foreach=False)
+    state = made.begin_update(values, theta)
+    for step in range(10):
+        gradient = normal(1, 3, seed=step)
+        theta, state = made.update(values, theta, {"weight": gradient}, {}, state, step)
+        factor = np.interp(math.log(step + 1), np.log([2.0, 4.0, 9.0]), [0.5, -0.25, 1.0])
+        optimizer.param_groups[0]["lr"] = 0.02 * math.exp(factor)
+        theirs.grad = gradient[0].clone()
+        optimizer.step()
+        torch.testing.assert_close(theta["weight"][0], theirs.detach(), rtol=2e-6, atol=1e-8)
+
+
 def test_padam_divides_by_a_power_of_the_second_moment_and_follows_its_schedule() -> None:
     made = rule(
         {"weight": (3,)}, type="learned_padam", rate=0.2, momentum=0.8, beta=0.7, power=0.4, eps=0.01, knots=[1, 3, 8]
@@ -222,10 +243,10 @@ def test_the_mlp_rule_is_its_formula() -> None:
         np.testing.assert_allclose(found["weight"][0].numpy(), theta, rtol=1e-10)
 
 
-def quadratic(rule_: dict[str, Any], **settings: Any) -> tuple[Problem, InnerLoop]:
+def quadratic(rule_: dict[str, Any], start: str = "random", **settings: Any) -> tuple[Problem, InnerLoop]:
     block = {"type": "quadratic", "dimensions": 3, "shots": 4, "queries": 4, "noise": 0.5}
     tasks = build("task", block, "tasks", device="cpu", dtype=torch.float64)
-    slots = {"initialization": {"type": "random"}, "update_rule": rule_}
+    slots = {"initialization": {"type": start}, "update_rule": rule_}
     model = {"type": "mlp", "hidden": [3], "activation": "tanh"}
     given = {"type": "inner_loop", "model": model, "steps": 4, "slots": slots, **settings}
     made = build("learner", given, "learner", spec=tasks.spec("train"))
@@ -254,6 +275,24 @@ def test_the_full_unroll_agrees_with_finite_differences(case: str, along: str) -
     ]
     slope = sum(float((found.gradient[name] * one).sum()) for name, one in directions.items())
     assert slope == pytest.approx((sides[0] - sides[1]) / 2e-6, rel=1e-5, abs=1e-8)
+
+
+@pytest.mark.parametrize("case", [*RULES, "meta lstm"])
+@pytest.mark.parametrize("second_order", [False, True])
+def test_a_recorded_gradient_has_the_values_of_the_eager_one(
+    case: str, second_order: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Repeated expressions become one in a recording, which must not merge memory that is written to."""
+    monkeypatch.setattr(compiling, "_inductor", lambda graph, inputs: lambda values: graph(*values))
+    settings = {"type": "meta_lstm", "hidden": 4} if case == "meta lstm" else RULES[case]
+    order = {} if case == "meta lstm" else {"second_order": second_order}
+    problem, made = quadratic({**settings, **order}, start="tensors")
+    assert made.traceable
+    phi = problem.phi(made.init(3))
+    eager, recorded = (gradient_of(dataclasses.replace(problem, compile=mode), phi) for mode in ("never", "always"))
+    assert recorded.objective == pytest.approx(eager.objective, rel=1e-12)
+    for name, value in eager.gradient.items():
+        torch.testing.assert_close(recorded.gradient[name], value, rtol=1e-9, atol=1e-14)
 
 
 @pytest.mark.parametrize("case", RULES)
@@ -352,6 +391,7 @@ def test_blocks_sum_and_spread_by_tensor() -> None:
         ({"type": "learned_momentum", "momentum": 0.0, "nesterov": True}, "needs a momentum above 0"),
         ({"type": "mlp", "momenta": [1.0]}, "decays lie between 0 and 1"),
         ({"type": "learned_padam", "knots": [3, 3]}, "knots are steps in rising order"),
+        ({"type": "learned_adam", "knots": [3, 2]}, "knots are steps in rising order"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], message: str) -> None:

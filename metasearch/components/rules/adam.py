@@ -10,6 +10,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from metasearch.components.rules.flat import Block, Features, FlatRule, State
+from metasearch.components.rules.knots import Knots, log_factor
 from metasearch.components.rules.momentum import logit_of, per_tensor
 from metasearch.core.values import Tensors
 
@@ -24,9 +25,10 @@ class AdamRule(FlatRule):
 
     ``m^`` and ``v^`` are corrected for their start at zero. Kingma and Ba 2015, arXiv:1412.6980, algorithm 1; without
     ``b1`` and the correction it is RMSprop as torch has it. With ``weight_decay`` w, ``rate w theta`` is taken off
-    besides (AdamW: Loshchilov and Hutter 2019, arXiv:1711.05101), and with ``horizon`` the rate falls to 0 along a
-    cosine. phi holds ``log_rate``, ``logit_beta1``, ``logit_beta2``, ``log_eps`` and, if there is a decay,
-    ``weight_decay`` (one of each, or one for each tensor).
+    besides (AdamW: Loshchilov and Hutter 2019, arXiv:1711.05101), with ``horizon`` the rate falls to 0 along a cosine,
+    and with ``knots`` it has a learned factor, whose logarithm between them is linear in log(1 + step). phi holds
+    ``log_rate``, ``logit_beta1``, ``logit_beta2``, ``log_eps`` and, if there is a decay, ``weight_decay`` (one of each,
+    or one for each tensor), and with knots ``schedule`` ``[knots]``, logarithms of the factor.
     """
 
     class Config(FlatRule.Config):
@@ -39,7 +41,9 @@ class AdamRule(FlatRule):
             correct: whether moments are corrected for their start at zero.
             weight_decay: what learning starts from, in units of the rate; None means none, then and later.
             horizon: steps after which a cosine has taken the rate to 0; None keeps it.
-            constants: ``shared`` by all tensors, or one for each ``tensor``.
+            knots: steps, counted from 0, at which the factor is learned; before the first and after the last it stays
+                as there.
+            constants: ``shared`` by all tensors, or one for each ``tensor``; the schedule is shared.
         """
 
         rate: float = Field(default=1e-3, gt=0)
@@ -48,6 +52,7 @@ class AdamRule(FlatRule):
         correct: bool = True
         weight_decay: float | None = Field(default=None, ge=0)
         horizon: PositiveInt | None = None
+        knots: Knots = ()
         constants: Literal["shared", "tensor"] = "shared"
 
     @property
@@ -65,7 +70,10 @@ class AdamRule(FlatRule):
             constants["weight_decay"] = self.config.weight_decay
         if first:
             constants["logit_beta1"] = logit_of(first)
-        return per_tensor(constants, self.tensors), {}
+        found = per_tensor(constants, self.tensors)
+        if self.config.knots:
+            found["schedule"] = torch.zeros(len(self.config.knots))
+        return found, {}
 
     def start(self, values: Tensors, theta: Tensor) -> State:
         names = ("mean", "square") if self.config.betas[0] else ("square",)
@@ -89,7 +97,10 @@ class AdamRule(FlatRule):
             if "mean" in state:
                 mean = mean / _seen(block.constants(values, "logit_beta1"), step + 1)
         divisor = (square + _TINY).sqrt() + torch.exp(block.constants(values, "log_eps"))
-        rate = torch.exp(block.constants(values, "log_rate")) * self._share(step)
+        rate = block.constants(values, "log_rate")
+        if self.config.knots:
+            rate = rate + log_factor(values["schedule"], self.config.knots, step)
+        rate = torch.exp(rate) * self._share(step)
         moved = -rate * mean / divisor
         if self.config.weight_decay is not None:
             moved = moved - rate * block.constants(values, "weight_decay") * features[1]

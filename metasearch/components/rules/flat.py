@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,13 +85,16 @@ class FlatRule(Component, ABC):
 
         second_order: bool = False
 
-    normalizes: ClassVar[bool] = False
-
     def __init__(self, config: Any, context: Context) -> None:
         super().__init__(config, context)
         self.draws = self.through is not None
         if self.draws and (self.normalizes or not self.constant_gradients):
             raise ConfigError("through", "needs a rule that takes gradients as constants and does not normalize")
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether features are divided by their root mean square over the tensor."""
+        return False
 
     @property
     def through(self) -> int | None:
@@ -104,11 +107,6 @@ class FlatRule(Component, ABC):
     @property
     def constant_gradients(self) -> bool:
         return not self.config.second_order
-
-    @property
-    def width(self) -> int:
-        """The most numbers that there are of a coordinate at once while a step is computed, as a measure of memory."""
-        return 1
 
     @property
     def tensors(self) -> tuple[str, ...] | None:

@@ -117,10 +117,6 @@ class LstmRule(FlatRule):
         return (self.config.scale * moved).view(tasks, n), after
 
     @property
-    def width(self) -> int:
-        return int(self.config.layers * self.config.hidden)
-
-    @property
     def _inputs(self) -> int:
         return 1 if self.config.preprocess == "none" else 2
 
@@ -245,7 +241,9 @@ class _Gates:
 
 def _tanh(x: Tensor, out: Tensor) -> Tensor:
     """``tanh(x)``, up to a rounding error of 1 in the way that is several times as fast on some processors."""
-    return torch.mul(x, 2, out=out).sigmoid_().mul_(2).sub_(1) if AMD else torch.tanh(x, out=out)
+    if AMD and x.device.type == "cpu":
+        return torch.mul(x, 2, out=out).sigmoid_().mul_(2).sub_(1)
+    return torch.tanh(x, out=out)
 
 
 def _pieces(n: int) -> list[slice]:

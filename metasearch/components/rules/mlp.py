@@ -8,7 +8,6 @@ The family of Metz et al.: "Understanding and correcting pathologies in the trai
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
 import torch
 from pydantic import Field, field_validator
@@ -65,8 +64,6 @@ class MlpRule(FlatRule):
                 raise ValueError("decays lie between 0 and 1")
             return value
 
-    normalizes: ClassVar[bool] = True
-
     def init(self, seed: int) -> tuple[Tensors, Tensors]:
         """Uniform weights of variance 1 / (3 fan-in), biases 0."""
         draws, config = Draws([seed], "mlp rule"), self.config
@@ -119,8 +116,8 @@ class MlpRule(FlatRule):
         return moved.view(x.shape[1:]), state
 
     @property
-    def width(self) -> int:
-        return max(self._features, *self.config.hidden)
+    def normalizes(self) -> bool:
+        return True
 
     @property
     def _features(self) -> int:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field, NonNegativeInt, field_validator
+from pydantic import Field
 from torch import Tensor
 
 from metasearch.components.rules.flat import Block, Features, FlatRule, State
+from metasearch.components.rules.knots import Knots, log_factor
 from metasearch.components.rules.momentum import logit_of, per_tensor
 from metasearch.core.values import Tensors
 
@@ -53,17 +53,12 @@ class PadamRule(FlatRule):
         beta: float = Field(default=0.95, gt=0, lt=1)
         power: float = 0.0
         eps: float = Field(default=1e-3, gt=0)
-        knots: tuple[NonNegativeInt, ...] = ()
+        knots: Knots = ()
         constants: Literal["shared", "tensor"] = "shared"
 
-        @field_validator("knots")
-        @classmethod
-        def _in_order(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-            if any(one >= other for one, other in pairwise(value)):
-                raise ValueError("knots are steps in rising order")
-            return value
-
-    normalizes: ClassVar[bool] = True
+    @property
+    def normalizes(self) -> bool:
+        return True
 
     @property
     def tensors(self) -> tuple[str, ...] | None:
@@ -107,15 +102,5 @@ class PadamRule(FlatRule):
         divisor = (root.square() + self.config.eps).pow(block.constants(values, "power"))
         rate = block.constants(values, "log_rate")
         if self.config.knots:
-            rate = rate + self._factor(values["schedule"], step)
+            rate = rate + log_factor(values["schedule"], self.config.knots, step)
         return -torch.exp(rate) * ahead / divisor, state
-
-    def _factor(self, schedule: Tensor, step: int) -> Tensor:
-        """The logarithm of c at a step."""
-        knots = self.config.knots
-        after = sum(knot <= step for knot in knots)
-        if after in (0, len(knots)):
-            return schedule[max(after - 1, 0)]
-        low, high = math.log1p(knots[after - 1]), math.log1p(knots[after])
-        share = (math.log1p(step) - low) / (high - low)
-        return (1 - share) * schedule[after - 1] + share * schedule[after]

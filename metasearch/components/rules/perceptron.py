@@ -42,7 +42,7 @@ def _whole(x: Tensor, layers: Sequence[Layer]) -> Tensor:
 def _in_pieces(x: Tensor, layers: Sequence[Layer]) -> Tensor:
     """Taking fresh memory for each layer takes several times as long as computing it."""
     n, widest = x.shape[1], max(len(bias) for _, bias in layers)
-    size = n if x.device.type != "cpu" else min(n, max(PIECE_NUMBERS // widest, 1))
+    size = max(min(n, PIECE_NUMBERS // widest) if x.device.type == "cpu" else n, 1)
     found = x.new_empty(len(layers[-1][1]), n)
     rooms = [x.new_empty(len(bias), size) for _, bias in layers[:-1]]
     for start in range(0, n, size):
