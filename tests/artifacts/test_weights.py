@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from metasearch import artifacts
 from metasearch.artifacts import shipped
 from metasearch.artifacts.store import load as stored
-from metasearch.artifacts.weights import read_weights, start_from
+from metasearch.artifacts.weights import read_weights, rule_settings, start_from
 from metasearch.assembly import initial_phi
 from metasearch.core.errors import ArtifactError, ConfigError
 from metasearch.core.values import Phi, TaskSpec
@@ -190,10 +190,9 @@ def test_a_network_and_an_optimizer_that_comes_with_the_package_are_starts_toget
         "steps": 2,
         "slots": {
             "initialization": {"type": "tensors", "from": "weights.pt"},
-            "update_rule": {**stored(shipped.folder("lstm-v1")).manifest.config["learner"]["slots"]["update_rule"]},
+            "update_rule": {**(rule_settings(stored(shipped.folder("lstm-v1"))) or {}), "from": "lstm-v1"},
         },
     }
-    given["learner"]["slots"]["update_rule"]["from"] = "lstm-v1"
     experiment = resolve(given, tmp_path)
     assert experiment.file.learner["slots"]["update_rule"]["from"] == "lstm-v1"  # no path of this machine
     phi = initial_phi(experiment.program, 0)
