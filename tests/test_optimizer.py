@@ -89,11 +89,11 @@ def lstm(tmp_path: Path) -> LoadedPhi:
 
 
 @pytest.mark.parametrize("case", RULES)
-@pytest.mark.parametrize("piece", [5, 1 << 15])
+@pytest.mark.parametrize("piece", [4, 1 << 16])
 def test_the_numbers_are_those_of_the_inner_loop(
     case: str, piece: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MOST", piece)
+    monkeypatch.setattr(module, "PIECE", piece)
     phi = learned(tmp_path, RULES[case])
     inside: Any = build("learner", block(RULES[case]), "learner", spec=SPEC)
     x, y = data(torch.float64)

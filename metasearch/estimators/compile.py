@@ -95,7 +95,10 @@ class Compiled:
 
 
 def trace(function: Function, inputs: list[Tensor]) -> fx.GraphModule:
-    """The operations of ``function`` as a graph without repeated expressions; gradients taken inside are part of it."""
+    """The operations of ``function`` as a graph without repeated expressions; gradients taken inside are part of it.
+
+    Where the function writes in place, the graph has operations without side effects instead.
+    """
     from torch._functorch.compile_utils import fx_graph_cse
 
     def flat(*values: Tensor) -> tuple[Tensor, ...]:

@@ -28,10 +28,11 @@ from metasearch.takeaway.rebuild import plain_config
 
 __all__ = ["LearnedOptimizer", "LearnedRule", "rule_of"]
 
-MOST, REMEMBERED = 1 << 16, 1 << 21
-"""Coordinates that are worked on at once, and the numbers that they may remember together: a few megabytes, since of
-what is computed on the way much is read again at once.
-"""
+PIECE = 1 << 16
+"""The most coordinates that are worked on at once."""
+
+REMEMBERED = 1 << 21
+"""The most numbers that these remember together: what is read again soon should be in the cache."""
 
 
 @dataclass(frozen=True)
@@ -311,9 +312,11 @@ def _wide(parameter: Tensor) -> torch.dtype:
 
 
 def piece_of(state: State, theta: Tensor) -> int:
-    """Coordinates that are worked on at once, a power of two, from what those of a tensor remember."""
+    """Coordinates that are worked on at once, for a parameter ``theta`` and what its coordinates remember; a power of
+    two, so that rules can take them in equal parts.
+    """
     each = max(sum(value.numel() for value in state.values()) // theta.numel(), 1)
-    return int(2 ** math.floor(math.log2(min(max(REMEMBERED // each, 1), MOST))))
+    return int(2 ** math.floor(math.log2(min(max(REMEMBERED // each, 1), PIECE))))
 
 
 def _blocks(sizes: Sequence[int], piece: int) -> Iterator[list[_Piece]]:

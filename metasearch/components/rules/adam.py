@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from metasearch.components.rules.flat import Block, Features, FlatRule, State
-from metasearch.components.rules.knots import Knots, log_factor
+from metasearch.components.rules.knots import Knots, log_rate, unscheduled
 from metasearch.components.rules.momentum import logit_of, per_tensor
 from metasearch.core.values import Tensors
 
@@ -70,10 +70,7 @@ class AdamRule(FlatRule):
             constants["weight_decay"] = self.config.weight_decay
         if first:
             constants["logit_beta1"] = logit_of(first)
-        found = per_tensor(constants, self.tensors)
-        if self.config.knots:
-            found["schedule"] = torch.zeros(len(self.config.knots))
-        return found, {}
+        return per_tensor(constants, self.tensors) | unscheduled(self.config.knots), {}
 
     def start(self, values: Tensors, theta: Tensor) -> State:
         names = ("mean", "square") if self.config.betas[0] else ("square",)
@@ -97,10 +94,7 @@ class AdamRule(FlatRule):
             if "mean" in state:
                 mean = mean / _seen(block.constants(values, "logit_beta1"), step + 1)
         divisor = (square + _TINY).sqrt() + torch.exp(block.constants(values, "log_eps"))
-        rate = block.constants(values, "log_rate")
-        if self.config.knots:
-            rate = rate + log_factor(values["schedule"], self.config.knots, step)
-        rate = torch.exp(rate) * self._share(step)
+        rate = torch.exp(log_rate(values, block, self.config.knots, step)) * self._share(step)
         moved = -rate * mean / divisor
         if self.config.weight_decay is not None:
             moved = moved - rate * block.constants(values, "weight_decay") * features[1]

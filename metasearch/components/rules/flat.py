@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -85,16 +85,13 @@ class FlatRule(Component, ABC):
 
         second_order: bool = False
 
+    normalizes: ClassVar[bool] = False
+
     def __init__(self, config: Any, context: Context) -> None:
         super().__init__(config, context)
         self.draws = self.through is not None
         if self.draws and (self.normalizes or not self.constant_gradients):
             raise ConfigError("through", "needs a rule that takes gradients as constants and does not normalize")
-
-    @property
-    def normalizes(self) -> bool:
-        """Whether features are divided by their root mean square over the tensor."""
-        return False
 
     @property
     def through(self) -> int | None:
@@ -129,7 +126,10 @@ class FlatRule(Component, ABC):
     def decide(
         self, values: Tensors, features: Features, state: State, step: int, block: Block
     ) -> tuple[Tensor, State]:
-        """What is added to theta, ``[T, n]``, and what is remembered from now on."""
+        """What is added to theta, ``[T, n]``, and what is remembered from now on.
+
+        Features are those of :meth:`features`, or one tensor of them where the rule ``normalizes``.
+        """
 
     def scale(self, mean_squares: Tensor) -> Tensor:
         """Factors ``[F, T, tensors]`` that give features the mean square 1."""

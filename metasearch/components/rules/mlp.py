@@ -8,6 +8,7 @@ The family of Metz et al.: "Understanding and correcting pathologies in the trai
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from pydantic import Field, field_validator
@@ -64,6 +65,8 @@ class MlpRule(FlatRule):
                 raise ValueError("decays lie between 0 and 1")
             return value
 
+    normalizes: ClassVar[bool] = True
+
     def init(self, seed: int) -> tuple[Tensors, Tensors]:
         """Uniform weights of variance 1 / (3 fan-in), biases 0."""
         draws, config = Draws([seed], "mlp rule"), self.config
@@ -114,10 +117,6 @@ class MlpRule(FlatRule):
         direction, length = perceptron(x.flatten(1), layers)
         moved = (self.config.sharpness * length).exp_() * direction * -self.config.size
         return moved.view(x.shape[1:]), state
-
-    @property
-    def normalizes(self) -> bool:
-        return True
 
     @property
     def _features(self) -> int:

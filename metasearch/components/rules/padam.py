@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from metasearch.components.rules.flat import Block, Features, FlatRule, State
-from metasearch.components.rules.knots import Knots, log_factor
+from metasearch.components.rules.knots import Knots, log_rate, unscheduled
 from metasearch.components.rules.momentum import logit_of, per_tensor
 from metasearch.core.values import Tensors
 
@@ -56,9 +56,7 @@ class PadamRule(FlatRule):
         knots: Knots = ()
         constants: Literal["shared", "tensor"] = "shared"
 
-    @property
-    def normalizes(self) -> bool:
-        return True
+    normalizes: ClassVar[bool] = True
 
     @property
     def tensors(self) -> tuple[str, ...] | None:
@@ -72,10 +70,7 @@ class PadamRule(FlatRule):
             "logit_beta": logit_of(config.beta),
             "power": config.power,
         }
-        found = per_tensor(constants, self.tensors)
-        if config.knots:
-            found["schedule"] = torch.zeros(len(config.knots))
-        return found, {}
+        return per_tensor(constants, self.tensors) | unscheduled(config.knots), {}
 
     def start(self, values: Tensors, theta: Tensor) -> State:
         return {name: torch.zeros_like(theta) for name in ("velocity", "square")}
@@ -100,7 +95,4 @@ class PadamRule(FlatRule):
         gradient, velocity, root = features
         ahead = gradient + torch.sigmoid(block.constants(values, "logit_momentum")) * velocity
         divisor = (root.square() + self.config.eps).pow(block.constants(values, "power"))
-        rate = block.constants(values, "log_rate")
-        if self.config.knots:
-            rate = rate + log_factor(values["schedule"], self.config.knots, step)
-        return -torch.exp(rate) * ahead / divisor, state
+        return -torch.exp(log_rate(values, block, self.config.knots, step)) * ahead / divisor, state
